@@ -1,0 +1,1 @@
+"""Lists sources, submits and follows jobs, reports: the command line. Never imports torch."""

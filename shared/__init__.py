@@ -1,0 +1,1 @@
+"""What the producer and the workers both speak: settings, storage, pictures, recipes, messages, job records."""

@@ -1,0 +1,47 @@
+"""Source keys that are safe to use, and the names of everything a job writes."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Literal
+
+from shared.errors import KeyRefusedError
+
+StageName = Literal["segmentation", "inpainting", "captioning"]
+STAGES: tuple[StageName, ...] = ("segmentation", "inpainting", "captioning")
+"""In the order of the chain; also the names of the queues."""
+
+# S3's own limit on a key, in UTF-8 bytes, less the 64 that an output's name adds.
+MAX_KEY_BYTES = 1024 - 64
+
+
+def check_source_key(key: str) -> str:
+    """Return `key` when it is safe to use as a folder of outputs; raise `KeyRefusedError` otherwise.
+
+    Refused: empty, absolute, with `.` or `..` or an empty segment, a backslash, control characters or text that is not Unicode, and over
+    `MAX_KEY_BYTES` bytes.
+    """
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise KeyRefusedError("the key is not valid Unicode: rename the file") from None
+    if not key or size > MAX_KEY_BYTES:
+        msg = f"the key has {size} bytes: rename it to between 1 and {MAX_KEY_BYTES}"
+        raise KeyRefusedError(msg)
+    if any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in key):
+        raise KeyRefusedError("the key holds a control character or a line break: rename the file")
+    if "\\" in key:
+        raise KeyRefusedError("the key holds a backslash, which is a folder mark on some systems: rename it")
+    if any(segment in {"", ".", ".."} for segment in key.split("/")):
+        raise KeyRefusedError("the key is absolute, or has an empty, '.' or '..' segment: rename it")
+    return key
+
+
+def output_key(source_key: str, kind: str, fingerprint: str, extension: str) -> str:
+    """Name one output, for example `shoes/1.jpg/mask-0a1b….png`: the whole source key, extension included, is the folder."""
+    return f"{source_key}/{kind}-{fingerprint}.{extension}"
+
+
+def job_prefix(job: str) -> str:
+    """Name the folder of a job's own records in the output storage."""
+    return f"jobs/{job}/"

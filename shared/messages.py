@@ -1,0 +1,51 @@
+"""What crosses the queues: one small frozen record of keys and numbers, as JSON."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shared.errors import MessageError
+
+VERSION = 1
+_JOB = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+_TYPES = {"version": int, "job": str, "index": int, "key": str, "etag": str}
+MAX_INDEX = 2**32 - 1
+"""Redis bitmaps end at 2^32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One photo of one job: the whole argument of every task."""
+
+    job: str
+    index: int
+    """Position in the job, from 0; the bit in the job's bitmaps."""
+    key: str
+    """Source key, relative to the job's source."""
+    etag: str
+    """The source's ETag when it was listed."""
+    version: int = VERSION
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return the JSON-able form."""
+        return asdict(self)
+
+    @classmethod
+    def from_wire(cls, data: object) -> Item:
+        """Check what came off the queue. Raises `MessageError` for unknown versions, unknown fields and wrong types."""
+        if not isinstance(data, dict) or set(data) != set(_TYPES):
+            raise MessageError(f"expected exactly the fields {', '.join(_TYPES)}")
+        for name, kind in _TYPES.items():
+            if type(data[name]) is not kind:
+                raise MessageError(f"{name} must be of type {kind.__name__}")
+        if data["version"] != VERSION:
+            raise MessageError(f"message version {data['version']} is not {VERSION}: run workers and producer of one release")
+        if not _JOB.fullmatch(data["job"]):
+            raise MessageError("job is not a job id")
+        if not 0 <= data["index"] <= MAX_INDEX:
+            raise MessageError(f"index must be between 0 and {MAX_INDEX}")
+        if len(data["key"]) > 2048 or len(data["etag"]) > 256:  # noqa: PLR2004 - twice what storages allow
+            raise MessageError("key or etag is too long")
+        return cls(**data)

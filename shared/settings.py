@@ -1,0 +1,80 @@
+"""The one settings object.
+
+Precedence, highest first: command line, environment (`VITRINA_*`), `vitrina.env` in the working folder, these defaults. The
+object is built at an entry point and handed down; nothing else reads the environment. `AWS_*` variables and profiles
+keep their usual meaning through boto3.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _cache_dir() -> Path:
+    return Path("~/.cache/vitrina").expanduser()
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set; see docs/operations.md."""
+
+    model_config = SettingsConfigDict(env_prefix="VITRINA_", env_file="vitrina.env", extra="ignore", frozen=True)
+
+    # broker
+    broker: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """Redis-protocol address; a secret because it may carry a password."""
+    visibility_timeout: float = Field(default=120, gt=0)
+    """Seconds before an unacknowledged message is handed to another worker. Keep it over three times the worst task."""
+
+    # storage
+    endpoint_url: str | None = None
+    """S3 endpoint for anything but AWS, for example http://127.0.0.1:8333."""
+    s3_path_style: bool = True
+    """`endpoint/bucket/key` rather than `bucket.endpoint/key`; what most S3-compatible servers need."""
+    s3_region: str | None = None
+    access_key_id: SecretStr | None = None
+    """Only when the usual AWS variables or profile are not to be used."""
+    secret_access_key: SecretStr | None = None
+    s3_connect_timeout: float = Field(default=5, gt=0)
+    """Seconds."""
+    s3_read_timeout: float = Field(default=60, gt=0)
+    """Seconds."""
+    s3_attempts: int = Field(default=5, ge=1)
+    """Tries per request in botocore's standard retry mode, before the task's own retries."""
+
+    # producer
+    window: int = Field(default=2000, ge=1)
+    """Unfinished images allowed in the queues at once: what bounds Redis and memory for any catalogue size."""
+
+    # workers
+    threads: int = Field(default=8, ge=1)
+    """Task threads of one worker: two to four times the batch keeps the model fed."""
+    max_batch: int = Field(default=8, ge=1)
+    """Largest batch handed to a model."""
+    batch_deadline: float = Field(default=600, gt=0)
+    """Seconds after which a batch means a wedged device, and the worker exits non-zero."""
+    max_attempts: int = Field(default=5, ge=1)
+    """Starts of one item in one stage before it is recorded as failed."""
+    retry_base: float = Field(default=1.0, ge=0)
+    """Seconds of the first retry's backoff; doubles each time, with jitter."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`."""
+    model_threads: int = Field(default=0, ge=0)
+    """CPU threads of one model; 0 shares the cores out evenly among the three stages of one machine."""
+
+    # limits on what comes in
+    max_bytes: int = Field(default=50_000_000, ge=1)
+    """Largest source file."""
+    max_pixels: int = Field(default=64_000_000, ge=1)
+    """Largest source picture, checked from its header before decoding."""
+
+    # models
+    models_dir: Path = Field(default_factory=_cache_dir)
+    """Where fetched model files lie, in one folder per model."""
+
+    # logs
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

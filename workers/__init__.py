@@ -1,0 +1,1 @@
+"""The Celery app, the three stages and their models."""
