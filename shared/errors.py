@@ -112,6 +112,18 @@ class MaskMissingError(ItemError):
     reason = "no_mask"
 
 
+class SourceChangedError(ItemError):
+    """The photo is not the one that was listed."""
+
+    reason = "source_changed"
+
+
+class WorkerLostError(ItemError):
+    """The item was started several times and never ended: it probably kills its worker."""
+
+    reason = "worker_lost"
+
+
 class StageFailedError(ItemError):
     """A model or a stage raised something unexpected on this item; the log has the traceback."""
 

@@ -41,7 +41,9 @@ class Item:
             if type(data[name]) is not kind:
                 raise MessageError(f"{name} must be of type {kind.__name__}")
         if data["version"] != VERSION:
-            raise MessageError(f"message version {data['version']} is not {VERSION}: run workers and producer of one release")
+            raise MessageError(
+                f"message version {data['version']} is not {VERSION}: run workers and producer of one release"
+            )
         if not _JOB.fullmatch(data["job"]):
             raise MessageError("job is not a job id")
         if not 0 <= data["index"] <= MAX_INDEX:

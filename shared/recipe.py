@@ -157,7 +157,7 @@ class Recipe(_Section):
         return self
 
     @classmethod
-    def from_mapping(cls, data: Any, *, origin: str = "recipe") -> Recipe:  # noqa: ANN401 - whatever a file holds
+    def from_mapping(cls, data: Any, *, origin: str = "recipe") -> Recipe:
         """Check a parsed recipe. Raises `RecipeError` naming each wrong field with what is allowed there."""
         if data is None:
             return cls()
@@ -210,7 +210,7 @@ def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
     return list(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
 
 
-def _explain(error: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydantic's ErrorDetails
+def _explain(error: Any, model: type[BaseModel]) -> str:
     location = error["loc"]
     path = ".".join(str(part) for part in location) or "recipe"
     if error["type"] == "extra_forbidden":
@@ -222,6 +222,6 @@ def _explain(error: Any, model: type[BaseModel]) -> str:  # noqa: ANN401 - pydan
     return f"{path}: {message[0].lower()}{message[1:]} (got {_shown(error.get('input'))})"
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401 - whatever stood in the file
+def _shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else text[:57] + "…"  # noqa: PLR2004 - one terminal line

@@ -7,6 +7,7 @@ keep their usual meaning through boto3.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -63,7 +64,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`."""
     model_threads: int = Field(default=0, ge=0)
-    """CPU threads of one model; 0 shares the cores out evenly among the three stages of one machine."""
+    """CPU threads of one model; 0 means one on a shared machine, see `threads_per_model`."""
 
     # limits on what comes in
     max_bytes: int = Field(default=50_000_000, ge=1)
@@ -78,3 +79,7 @@ class Settings(BaseSettings):
     # logs
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    def threads_per_model(self) -> int:
+        """Return the CPU threads of one model: as set, else a third of the cores, since three stages share a machine."""
+        return self.model_threads or max(1, (os.cpu_count() or 1) // 3)

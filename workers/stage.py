@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from shared.provenance import Provenance
 from shared.recipe import Recipe
 
 Input = TypeVar("Input")
@@ -24,8 +25,8 @@ class Work:
     """Files of earlier stages and supplied files, by kind: `mask`, `cutout`, `image`, `supplied_mask`, `background`."""
     seed: int = 0
     """Same item, same seed."""
-    upstream: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Provenance of the earlier stages by stage name (`reasons`, `measures`, `model` …)."""
+    upstream: Mapping[str, Provenance] = field(default_factory=dict)
+    """Provenance of the earlier stages by stage name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,10 @@ class Model(Protocol[Input, Output]):
     """
 
     name: str
-    revision: str
-    """Changes whenever the same input could give another output: weights, library-independent code version."""
+
+    def reads(self, recipe: Recipe) -> tuple[str, ...]:
+        """Name the files that `Work` must hold: `source` and kinds of `Work.inputs`. Nothing else is fetched."""
+        ...
 
     def load(self, device: str, threads: int) -> None:
         """Read the weights to `device` and warm up. `threads` is the number of CPU threads the model may use. Raises `ModelMissingError`, `ModelCorruptError`."""

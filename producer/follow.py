@@ -1,0 +1,128 @@
+"""Follows a job to its end: counts, a live bar per stage on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from shared.keys import STAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from shared.progress import Counts
+    from shared.progress import Progress as JobProgress
+
+POLL_SECONDS = 0.25
+QUIET_SECONDS = 15.0
+"""Between two lines where there is no terminal."""
+LABELS = {"segmentation": "cutting out", "inpainting": "background", "captioning": "describing"}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a job went; the `--json` line and `summary.json`."""
+
+    job: str
+    items: int
+    done: int
+    """With every output, those in need of review included."""
+    needs_review: int
+    failed: int
+    skipped: int
+    """Of the done: made by an earlier job."""
+    seconds: float
+    images_per_second: float
+    """Of the items that were not skipped."""
+    report: str | None = None
+
+    @classmethod
+    def of(cls, job: str, counts: Counts, seconds: float) -> Summary:
+        """Sum up a job that took `seconds`."""
+        made = counts.done + counts.failed - counts.skipped
+        rate = made / seconds if seconds > 0 else 0.0
+        return cls(
+            job=job,
+            items=counts.items,
+            done=counts.done,
+            needs_review=counts.needs_review,
+            failed=counts.failed,
+            skipped=counts.skipped,
+            seconds=round(seconds, 3),
+            images_per_second=round(rate, 3),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able form."""
+        return asdict(self)
+
+
+class Display(AbstractContextManager["Display"]):
+    """Shows counts as they come: bars on a terminal, a line every `QUIET_SECONDS` elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Progress | None = None
+        if console.is_terminal:
+            self._live = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description:<12}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=console,
+            )
+            self._bars = {stage: self._live.add_task(LABELS[stage], total=None, note="") for stage in STAGES}
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, counts: Counts) -> None:
+        """Show the newest counts."""
+        note = f"{counts.failed} failed" if counts.failed else ""
+        if self._live:
+            for stage in STAGES:
+                last = stage == STAGES[-1]
+                self._live.update(
+                    self._bars[stage],
+                    total=max(1, counts.items) if counts.items else None,
+                    completed=counts.stages[stage],
+                    note=note if last else "",
+                )
+        elif time.monotonic() - self._last_line >= QUIET_SECONDS:
+            self._last_line = time.monotonic()
+            through = ", ".join(f"{LABELS[stage]} {counts.stages[stage]}" for stage in STAGES)
+            self._console.print(f"{through} of {counts.items}" + (f"; {note}" if note else ""))
+
+
+def follow(progress: JobProgress, show: Callable[[Counts], None]) -> Counts:
+    """Wait until nothing of the job is left to do, and return its final counts. Raises `BrokerError`."""
+    while True:
+        counts = progress.counts()
+        show(counts)
+        if counts.finished:
+            return counts
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,59 @@
+"""The Celery application: every setting with its reason. Producer and workers build it from the same settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery import Celery
+from kombu import Queue
+
+from shared.keys import STAGES
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
+
+
+def make_app(settings: Settings) -> Celery:
+    """Build the Celery application. Nothing is contacted until first use."""
+    app = Celery("vitrina", set_as_current=False)
+    app.conf.update(
+        broker_url=settings.broker.get_secret_value(),
+        broker_transport_options={
+            "visibility_timeout": settings.visibility_timeout,
+            # kombu sweeps every interval x throttle seconds; its defaults (10 x 10) redeliver minutes late.
+            "unacked_restore_interval": min(5, settings.visibility_timeout / 4),
+            "unacked_restore_throttle": 1,
+            "socket_timeout": 30,
+            "socket_connect_timeout": 5,
+            "health_check_interval": 25,
+        },
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # a worker outlives any outage of the broker
+        worker_cancel_long_running_tasks_on_connection_loss=False,  # crashes the threads pool at the first blip
+        # Losing nothing: a message is acknowledged only after its task has ended, and kept when its worker dies.
+        task_acks_late=True,
+        task_reject_on_worker_lost=True,
+        worker_prefetch_multiplier=1,  # a warm shutdown must not hold more than it runs
+        worker_eta_task_limit=1000,
+        # A next step that cannot be published waits for the broker rather than being given up.
+        task_publish_retry=True,
+        task_publish_retry_policy={"max_retries": None, "interval_start": 0, "interval_step": 0.5, "interval_max": 3},
+        # What is done is known from storage; results would only fill Redis.
+        result_backend=None,
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        # JSON only: a message can never run code.
+        task_serializer="json",
+        accept_content=["json"],
+        # Queues are the three stages and nothing else: a misspelt one is an error, not a place to get lost in.
+        task_queues=[Queue(stage, routing_key=stage) for stage in STAGES],
+        task_routes={stage: {"queue": stage} for stage in STAGES},
+        task_create_missing_queues=False,
+        task_default_queue=STAGES[0],
+        # Flower lives on worker events; one more per message sent would double them for nothing.
+        worker_send_task_events=True,
+        task_send_sent_event=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+    )
+    return app

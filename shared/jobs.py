@@ -1,0 +1,93 @@
+"""A job's records in the output storage: what it was asked to do, which items it has, how it ended.
+
+jobs/<id>/job.json                 source, destination, time of creation
+jobs/<id>/recipe.json              the whole recipe, never changed
+jobs/<id>/items/<first index>.jsonl  the items in the order they were listed, one file per page
+jobs/<id>/summary.json             the outcome
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import JobNotFoundError, ObjectMissingError
+from shared.keys import job_prefix
+from shared.messages import Item
+from shared.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from shared.storage import Storage
+
+_JSON = "application/json"
+
+
+def new_job_id(now: float | None = None) -> str:
+    """Make an id that sorts by time and does not clash: `20261123-142501-3f9a2c`."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime(now)) + "-" + secrets.token_hex(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a job was asked to do."""
+
+    id: str
+    source: str
+    """Address of the photos, without credentials."""
+    destination: str
+    """Address of the outputs and of these records."""
+    recipe: Recipe
+    created: float
+    """Seconds since the epoch."""
+
+    def save(self, storage: Storage) -> None:
+        """Write the record; the recipe first, since a job exists once `job.json` does."""
+        prefix = job_prefix(self.id)
+        storage.put(prefix + "recipe.json", self.recipe.to_json(), content_type=_JSON)
+        record = {"version": 1, "source": self.source, "destination": self.destination, "created": self.created}
+        storage.put(prefix + "job.json", json.dumps(record, indent=2).encode(), content_type=_JSON)
+
+    @classmethod
+    def load(cls, job: str, storage: Storage) -> Job:
+        """Read the record. Raises `JobNotFoundError`."""
+        prefix = job_prefix(job)
+        try:
+            record = json.loads(storage.get(prefix + "job.json").data)
+            recipe = json.loads(storage.get(prefix + "recipe.json").data)
+        except ObjectMissingError:
+            msg = f"there is no job {job} at {storage.url}: check the id and the address"
+            raise JobNotFoundError(msg) from None
+        return cls(
+            id=job,
+            source=record["source"],
+            destination=record["destination"],
+            recipe=Recipe.from_mapping(recipe, origin=prefix + "recipe.json"),
+            created=record["created"],
+        )
+
+
+def save_items(storage: Storage, items: Sequence[Item]) -> None:
+    """Write one page of consecutive items; must be called before any of them is enqueued, so that a resumed job knows them."""
+    key = f"{job_prefix(items[0].job)}items/{items[0].index:010d}.jsonl"
+    # ASCII escapes carry names that are not Unicode as well: they are refused later, by name.
+    lines = (json.dumps({"key": item.key, "etag": item.etag}) for item in items)
+    storage.put(key, "\n".join(lines).encode() + b"\n", content_type="application/jsonl")
+
+
+def read_items(storage: Storage, job: str) -> Iterator[Item]:
+    """Yield a job's items in order, one page in memory at a time."""
+    for stat in storage.list(job_prefix(job) + "items/"):
+        first = int(stat.key.rsplit("/", 1)[-1].removesuffix(".jsonl"))
+        for offset, line in enumerate(storage.get(stat.key).data.splitlines()):
+            row = json.loads(line)
+            yield Item(job=job, index=first + offset, key=row["key"], etag=row["etag"])
+
+
+def save_summary(storage: Storage, job: str, summary: dict[str, Any]) -> None:
+    """Write how the job ended."""
+    storage.put(job_prefix(job) + "summary.json", json.dumps(summary, indent=2).encode(), content_type=_JSON)

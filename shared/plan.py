@@ -1,0 +1,99 @@
+"""What each stage of a recipe writes for an item, and under which names: the one place that knows the chain of fingerprints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shared.fingerprints import fingerprint
+from shared.keys import STAGES, StageName, output_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import BaseModel
+
+    from shared.recipe import Recipe
+
+REVISIONS: Mapping[StageName, Mapping[str, str]] = {
+    "segmentation": {"saliency": "u2netp-1", "none": "1"},
+    "inpainting": {"studio": "1", "color": "1", "image": "1", "transparent": "1"},
+    "captioning": {"labels": "efficientnet-lite0-1", "none": "1"},
+}
+"""Raise a model's revision whenever the same photo and settings could give other bytes: old outputs are then no longer taken for done."""
+
+_EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
+
+
+def sections(recipe: Recipe, stage: StageName) -> dict[str, BaseModel]:
+    """Return the parts of the recipe that decide a stage's output."""
+    if stage == "segmentation":
+        return {"segmentation": recipe.segmentation}
+    if stage == "inpainting":
+        return {"background": recipe.background, "picture": recipe.picture}
+    return {"caption": recipe.caption}
+
+
+def model_name(recipe: Recipe, stage: StageName) -> str:
+    """Return the name of the model that the recipe chooses for a stage."""
+    chosen = {"segmentation": recipe.segmentation, "inpainting": recipe.background, "captioning": recipe.caption}
+    return chosen[stage].model
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The names of everything one item ends with."""
+
+    fingerprints: Mapping[StageName, str]
+    keys: Mapping[StageName, Mapping[str, str]]
+    """By stage, then by kind, in the order of writing: a stage is done when its last one exists."""
+
+    def marker(self, stage: StageName) -> str:
+        """Return the key whose existence means that the stage is done."""
+        return list(self.keys[stage].values())[-1]
+
+    def key(self, kind: str) -> str:
+        """Return the key of one kind of output."""
+        return next(kinds[kind] for kinds in self.keys.values() if kind in kinds)
+
+
+class Plan:
+    """A recipe made concrete. Cheap to ask: the part that does not depend on the item is worked out once."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._parts: dict[StageName, dict[str, Any]] = {
+            stage: {
+                "stage": stage,
+                "model": model_name(recipe, stage),
+                "revision": REVISIONS[stage][model_name(recipe, stage)],
+                "settings": {name: part.model_dump(mode="json") for name, part in sections(recipe, stage).items()},
+            }
+            for stage in STAGES
+        }
+        self._recipe_fingerprints = {stage: fingerprint(parts) for stage, parts in self._parts.items()}
+
+    def revision(self, stage: StageName) -> str:
+        """Return the revision of the stage's model."""
+        return str(self._parts[stage]["revision"])
+
+    def outputs(self, key: str, etag: str) -> Outputs:
+        """Name every output of the source `key` with content `etag`."""
+        fingerprints: dict[StageName, str] = {}
+        before = ""
+        for stage in STAGES:
+            before = fingerprint({"etag": etag, "recipe": self._recipe_fingerprints[stage], "before": before})
+            fingerprints[stage] = before
+        extension = _EXTENSIONS[self.recipe.picture.format]
+        kinds: dict[StageName, tuple[tuple[str, str], ...]] = {
+            "segmentation": (("cutout", "png"), ("mask", "png")),
+            "inpainting": (("image", extension),),
+            "captioning": (("caption", "json"),),
+        }
+        return Outputs(
+            fingerprints,
+            {
+                stage: {kind: output_key(key, kind, fingerprints[stage], ext) for kind, ext in kinds[stage]}
+                for stage in STAGES
+            },
+        )

@@ -1,0 +1,201 @@
+"""A job's progress in Redis: a bitmap per stage and the failures. Setting a bit twice counts once.
+
+100 M items are 12.5 MB a stage. Everything here can be worked out again from storage.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from shared.errors import BrokerError
+from shared.keys import STAGES, StageName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from shared.settings import Settings
+
+LAST: StageName = STAGES[-1]
+KEEP_SECONDS = 90 * 24 * 3600
+"""A job's progress is dropped from Redis this long after its last change; storage keeps the outcome."""
+
+# A failure never overwrites a finished item: a message delivered twice may fail the second time.
+_FAIL = "if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return 1"
+_BOTH = (
+    "redis.call('BITOP', 'AND', KEYS[3], KEYS[1], KEYS[2]) "
+    "local n = redis.call('BITCOUNT', KEYS[3]) redis.call('DEL', KEYS[3]) return n"
+)
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """Open a client that rides out short breaks. Nothing is sent until first use."""
+    return redis.Redis.from_url(
+        settings.broker.get_secret_value(),
+        socket_timeout=30,  # longer than any command here takes, shorter than a person waits
+        socket_connect_timeout=5,
+        health_check_interval=25,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), retries=5),
+        retry_on_error=[redis.exceptions.ConnectionError, redis.exceptions.TimeoutError],
+    )
+
+
+@contextmanager
+def broker_errors() -> Iterator[None]:
+    """Turn redis-py's errors into `BrokerError` with the next step."""
+    try:
+        yield
+    except redis.exceptions.AuthenticationError as error:
+        msg = f"the broker refuses our password: check VITRINA_BROKER ({error})"
+        raise BrokerError(msg) from None
+    except redis.exceptions.RedisError as error:
+        msg = f"the broker does not answer: start it, or check --broker ({error})"
+        raise BrokerError(msg) from None
+    except ValueError as error:
+        msg = f"not a broker address: use redis://host:port/db ({error})"
+        raise BrokerError(msg) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an item did not become outputs."""
+
+    index: int
+    key: str
+    stage: StageName | str
+    reason: str
+    """A stable word, see `shared.errors`."""
+    detail: str
+    """A sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How far a job is. `done + failed == items` once `listed` and nothing is left."""
+
+    items: int
+    """Listed so far."""
+    listed: bool
+    """The whole source has been listed."""
+    stages: Mapping[StageName, int]
+    """Items through each stage."""
+    done: int
+    """Items with every output, those in need of review included."""
+    needs_review: int
+    failed: int
+    skipped: int
+    """Of the done: items whose outputs an earlier job had made."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.listed and self.done + self.failed >= self.items
+
+
+class Progress:
+    """The progress of one job. Raises `BrokerError`."""
+
+    def __init__(self, client: redis.Redis, job: str) -> None:
+        self._redis = client
+        self._name = f"vitrina:job:{job}"
+        self._info = f"{self._name}:info"
+        self._failures = f"{self._name}:failures"
+        self._ran = f"{self._name}:ran"
+        self._review = f"{self._name}:review"
+
+    def _done(self, stage: StageName) -> str:
+        return f"{self._name}:done:{stage}"
+
+    def begin(self, destination: str) -> None:
+        """Tell the workers where the job's records are."""
+        with broker_errors():
+            self._redis.hset(self._info, mapping={"destination": destination})
+
+    def destination(self) -> str | None:
+        """Return where the job's records are; None for an unknown job."""
+        with broker_errors():
+            value: Any = self._redis.hget(self._info, "destination")
+        return value.decode() if value is not None else None
+
+    def listed(self, items: int, *, complete: bool) -> None:
+        """Record how many items were listed so far."""
+        with broker_errors():
+            self._redis.hset(self._info, mapping={"items": items, "listed": int(complete)})
+
+    def finish(self, stage: StageName, index: int, *, ran: bool, review: bool) -> None:
+        """Record that an item is through a stage. `ran` is false when an earlier job had made the output."""
+        with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.setbit(self._done(stage), index, 1)
+            if ran:
+                pipe.setbit(self._ran, index, 1)
+            if review:
+                pipe.setbit(self._review, index, 1)
+            if stage == LAST:
+                pipe.hdel(self._failures, str(index))
+            pipe.execute()
+
+    def fail(self, failure: Failure) -> None:
+        """Record why an item stops, unless it is already finished."""
+        value = json.dumps({name: v for name, v in asdict(failure).items() if name != "index"})
+        with broker_errors():
+            self._redis.eval(_FAIL, 2, self._failures, self._done(LAST), str(failure.index), value)
+
+    def attempt(self, stage: StageName, index: int) -> int:
+        """Count a start of an item in a stage and return how many there have been."""
+        with broker_errors():
+            return int(self._redis.hincrby(f"{self._name}:attempts:{stage}", str(index), 1))  # type: ignore[arg-type]
+
+    def clear_attempts(self, stage: StageName, index: int) -> None:
+        """Forget the starts of an item that has ended."""
+        with broker_errors():
+            self._redis.hdel(f"{self._name}:attempts:{stage}", str(index))
+
+    def counts(self) -> Counts:
+        """Count everything at once."""
+        scratch = f"{self._name}:scratch"
+        with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hgetall(self._info)
+            for stage in STAGES:
+                pipe.bitcount(self._done(stage))
+            pipe.hlen(self._failures)
+            pipe.eval(_BOTH, 3, self._done(LAST), self._review, scratch)
+            pipe.eval(_BOTH, 3, self._done(LAST), self._ran, scratch)
+            info, *rest = pipe.execute()
+        through, (failed, review, ran) = rest[: len(STAGES)], rest[len(STAGES) :]
+        done = through[-1]
+        return Counts(
+            items=int(info.get(b"items", 0)),
+            listed=info.get(b"listed") == b"1",
+            stages=dict(zip(STAGES, through, strict=True)),
+            done=done,
+            needs_review=review,
+            failed=failed,
+            skipped=done - ran,
+        )
+
+    def failures(self) -> Iterator[Failure]:
+        """Yield the failures, in no order, without holding them all."""
+        with broker_errors():
+            for index, value in self._redis.hscan_iter(self._failures, count=1000):
+                yield Failure(index=int(index), **json.loads(value))
+
+    def outcome_bits(self) -> tuple[bytes, bytes]:
+        """Return the bitmaps of finished items and of those in need of review, most significant bit first."""
+        with broker_errors():
+            done: Any = self._redis.get(self._done(LAST))
+            review: Any = self._redis.get(self._review)
+        return done or b"", review or b""
+
+    def expire(self) -> None:
+        """Let Redis forget the job after `KEEP_SECONDS`."""
+        names = [self._info, self._failures, self._ran, self._review, *(self._done(stage) for stage in STAGES)]
+        with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.expire(name, KEEP_SECONDS)
+            pipe.execute()

@@ -1,0 +1,139 @@
+"""The batcher's promises: full batches, order, isolation of the bad item, learned sizes, a watchdog."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shared.errors import OutOfMemoryError, UnreadablePictureError
+from workers.batcher import Batcher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+
+class Gate:
+    """A model that doubles numbers, holds its first batch until told, and fails as asked."""
+
+    def __init__(self, fail: Callable[[Sequence[int]], None] = lambda _: None) -> None:
+        self.batches: list[list[int]] = []
+        self.open = threading.Event()
+        self.entered = threading.Event()
+        self._fail = fail
+
+    def __call__(self, batch: Sequence[int]) -> list[int]:
+        self.entered.set()
+        assert self.open.wait(10)
+        self.batches.append(list(batch))
+        self._fail(batch)
+        return [2 * number for number in batch]
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Batcher[int, int]]]:
+    made: list[Batcher[int, int]] = []
+
+    def build(model: Gate, **options: object) -> Batcher[int, int]:
+        settings = {"bucket": lambda _: 0, "max_batch": 4, "deadline": 60.0} | options
+        made.append(Batcher(model, **settings))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield build
+    for batcher in made:
+        batcher.close()
+
+
+def held(batcher: Batcher[int, int], model: Gate, numbers: Sequence[int]) -> list[object]:
+    """Submit one input, and the others while the model is busy with it; then let it run."""
+    futures = [batcher.submit(numbers[0])]
+    assert model.entered.wait(10)
+    futures += [batcher.submit(number) for number in numbers[1:]]
+    model.open.set()
+    return [future.exception(10) or future.result() for future in futures]
+
+
+def test_inputs_that_wait_together_run_together_and_answers_keep_their_order(
+    make: Callable[..., Batcher[int, int]],
+) -> None:
+    """What queued up during one batch becomes the next ones, as large as allowed."""
+    model = Gate()
+    assert held(make(model), model, range(10)) == [2 * n for n in range(10)]
+    assert model.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9]]
+
+
+def test_a_batch_never_mixes_buckets(make: Callable[..., Batcher[int, int]]) -> None:
+    """Pictures of different shapes cannot share a tensor."""
+    model = Gate()
+    held(make(model, bucket=lambda n: n % 2), model, range(9))
+    assert all(len({n % 2 for n in batch}) == 1 for batch in model.batches)
+
+
+def test_only_the_bad_item_of_a_batch_fails(make: Callable[..., Batcher[int, int]]) -> None:
+    """A failing batch is bisected, so that its neighbours finish."""
+
+    def fail(batch: Sequence[int]) -> None:
+        if 3 in batch:
+            raise ValueError("three")
+
+    model = Gate(fail)
+    answers = held(make(model), model, range(6))
+    assert [a for i, a in enumerate(answers) if i != 3] == [0, 2, 4, 8, 10]
+    assert isinstance(answers[3], ValueError)
+
+
+def test_out_of_memory_halves_the_batch_and_is_remembered(make: Callable[..., Batcher[int, int]]) -> None:
+    """The next batches start at the size that fitted."""
+
+    def fail(batch: Sequence[int]) -> None:
+        if len(batch) > 2:
+            raise MemoryError
+
+    model = Gate(fail)
+    assert held(make(model), model, range(13)) == [2 * n for n in range(13)]
+    assert max(len(batch) for batch in model.batches[2:]) == 2
+
+
+def test_one_picture_that_does_not_fit_alone_is_out_of_memory(make: Callable[..., Batcher[int, int]]) -> None:
+    """The task can then retry it when more is free."""
+
+    def fail(_: Sequence[int]) -> None:
+        raise MemoryError
+
+    model = Gate(fail)
+    assert all(isinstance(a, OutOfMemoryError) for a in held(make(model), model, range(3)))
+
+
+def test_a_model_that_answers_too_few_outputs_fails_rather_than_shifting_them(
+    make: Callable[..., Batcher[int, int]],
+) -> None:
+    """One photo's mask must never become another's."""
+    model = Gate()
+    batcher = make(lambda batch: list(batch)[1:] if len(batch) > 1 else [2 * n for n in batch])
+    assert [batcher.submit(n).result(10) for n in range(5)] == [0, 2, 4, 6, 8]
+    assert model.batches == []
+
+
+def test_an_item_error_reaches_its_own_item(make: Callable[..., Batcher[int, int]]) -> None:
+    """Errors keep their type on the way to the task."""
+
+    def fail(batch: Sequence[int]) -> None:
+        if 1 in batch:
+            raise UnreadablePictureError("no")
+
+    model = Gate(fail)
+    answers = held(make(model), model, range(3))
+    assert isinstance(answers[1], UnreadablePictureError)
+    assert [answers[0], answers[2]] == [0, 4]
+
+
+def test_a_batch_past_its_deadline_is_reported(make: Callable[..., Batcher[int, int]]) -> None:
+    """A wedged device ends the worker; here the end is only observed."""
+    wedged = threading.Event()
+    model = Gate()
+    batcher = make(model, deadline=0.05, on_wedged=lambda _: wedged.set())
+    future = batcher.submit(1)
+    assert wedged.wait(10)
+    model.open.set()
+    assert future.result(10) == 2

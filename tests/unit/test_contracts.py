@@ -1,0 +1,164 @@
+"""Keys, fingerprints, messages and recipes: what is let in, and that names follow from content alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import KeyRefusedError, MessageError, RecipeError
+from shared.fingerprints import LENGTH, fingerprint
+from shared.keys import check_source_key, output_key
+from shared.messages import Item
+from shared.plan import Plan
+from shared.provenance import Provenance
+from shared.recipe import Recipe
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=12), children, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    "key", ["a.jpg", "shoes/1.jpg", "с пробелом и «кавычками».jpg", "a'b\"c.png", "..a/b..jpg", "日本/靴.webp"]
+)
+def test_ordinary_and_odd_names_are_accepted(key: str) -> None:
+    """Spaces, quotes and any script are names like others."""
+    assert check_source_key(key) == key
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "/etc/passwd",
+        "../a.jpg",
+        "a/../b.jpg",
+        "a//b.jpg",
+        "a/./b",
+        "a\nb.jpg",
+        "a\x00b",
+        "a\\b.jpg",
+        "\ud800.jpg",
+        "a" * 2000,
+        "a/",
+    ],
+)
+def test_keys_that_escape_or_cannot_be_written_down_are_refused(key: str) -> None:
+    """Nothing outside the output folder can be named."""
+    with pytest.raises(KeyRefusedError):
+        check_source_key(key)
+
+
+@given(st.text(max_size=40), st.text(max_size=40))
+def test_two_sources_never_share_an_output(a: str, b: str) -> None:
+    """The whole key, extension included, is the folder."""
+    if a != b:
+        assert output_key(a, "mask", "0" * LENGTH, "png") != output_key(b, "mask", "0" * LENGTH, "png")
+
+
+@given(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=8), max_size=6))
+def test_a_fingerprint_does_not_depend_on_the_order_of_fields(parts: dict[str, Any]) -> None:
+    """The same content gives the same name."""
+    assert fingerprint(parts) == fingerprint(dict(reversed(parts.items())))
+    assert len(fingerprint(parts)) == LENGTH
+
+
+@given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
+def test_changed_content_changes_every_name(etag: str, other: str) -> None:
+    """A new photo under an old key never meets the old outputs."""
+    if etag != other:
+        one, two = Plan(Recipe()).outputs("a.jpg", etag), Plan(Recipe()).outputs("a.jpg", other)
+        assert not set(one.fingerprints.values()) & set(two.fingerprints.values())
+
+
+def test_a_new_background_keeps_the_mask_and_renames_what_follows() -> None:
+    """Only the stages behind the change run again."""
+    studio = Plan(Recipe()).outputs("a.jpg", "e")
+    white = Plan(Recipe.from_mapping({"background": {"model": "color", "color": "#FFFFFF"}})).outputs("a.jpg", "e")
+    assert studio.keys["segmentation"] == white.keys["segmentation"]
+    assert studio.key("image") != white.key("image")
+    assert studio.key("caption") != white.key("caption")
+
+
+@given(
+    st.builds(
+        Item,
+        job=st.just("20260101-000000-abc"),
+        index=st.integers(0, 2**32 - 1),
+        key=st.text(max_size=99),
+        etag=st.text(max_size=64),
+    )
+)
+def test_a_message_survives_the_wire(item: Item) -> None:
+    """What the producer sends is what the worker reads."""
+    assert Item.from_wire(json.loads(json.dumps(item.to_wire()))) == item
+
+
+@given(JSON)
+def test_anything_else_on_the_queue_is_refused(data: Any) -> None:
+    """No hostile message gets further than its check."""
+    with pytest.raises(MessageError):
+        Item.from_wire(data)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("version", 2), ("index", -1), ("index", True), ("job", "../x"), ("job", "A"), ("key", "k" * 3000), ("etag", 5)],
+)
+def test_a_message_with_one_wrong_field_is_refused(field: str, value: Any) -> None:
+    """Each field is checked for itself."""
+    message = Item("job", 0, "a.jpg", "e").to_wire() | {field: value}
+    with pytest.raises(MessageError):
+        Item.from_wire(message)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"backgrond": {}}, ["backgrond", "background"]),
+        ({"background": {"model": "studio", "colour": "#fff"}}, ["background.studio.colour", "color", "shadow"]),
+        ({"background": {"model": "lava"}}, ["background", "studio", "transparent"]),
+        ({"background": {"color": "#ffffff"}}, ["background", "model"]),
+        ({"background": {"model": "color", "color": "red"}}, ["background.color.color", "red"]),
+        ({"background": {"model": "transparent"}}, ["transparent", "png"]),
+        ({"picture": {"quality": 101}}, ["picture.quality", "100", "101"]),
+        ({"picture": {"size": [10, 10]}}, ["picture", "64"]),
+        ({"segmentation": {"model": "saliency", "gates": {"min_are": 1}}}, ["min_are", "min_area"]),
+        ([], ["mapping"]),
+        ("x", ["mapping"]),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_its_field_and_what_is_allowed(recipe: Any, words: list[str]) -> None:
+    """The message is enough to correct it."""
+    with pytest.raises(RecipeError) as refused:
+        Recipe.from_mapping(recipe)
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@given(JSON)
+def test_any_data_is_a_recipe_or_a_recipe_error(data: Any) -> None:
+    """No input makes another exception."""
+    try:
+        recipe = Recipe.from_mapping(data)
+    except RecipeError:
+        return
+    assert Recipe.from_mapping(json.loads(recipe.to_json())) == recipe
+
+
+def test_provenance_survives_metadata_and_its_absence() -> None:
+    """Outputs copied by tools that drop metadata are of unknown origin, not an error."""
+    made = Provenance(
+        job="j", stage="segmentation", reasons=("mask_border",), measures={"area": 0.5}, seconds={"infer": 0.1}
+    )
+    assert Provenance.from_metadata(made.to_metadata()) == made
+    assert Provenance.from_metadata({}) == Provenance()
+    assert Provenance.from_metadata({"vitrina": "nonsense"}) == Provenance()
+    large = Provenance(job="j", measures={"text": "x" * 5000})
+    assert len(large.to_metadata()["vitrina"]) < 2000

@@ -1,0 +1,42 @@
+"""The models that each stage offers, by the name a recipe calls them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import UsageError
+
+if TYPE_CHECKING:
+    from shared.keys import StageName
+    from shared.settings import Settings
+    from workers.stage import Model
+
+
+def make_model(stage: StageName, name: str, settings: Settings) -> Model[Any, Any]:
+    """Build a model without loading it. Imports only what that stage needs."""
+    limits = {"max_bytes": settings.max_bytes, "max_pixels": settings.max_pixels}
+    # ruff: noqa: PLC0415 - a worker imports its own stage's libraries and no other's
+    if stage == "segmentation":
+        if name == "saliency":
+            from workers.segmentation.saliency import SaliencyModel
+
+            return SaliencyModel(settings.models_dir, **limits)
+        if name == "none":
+            from workers.segmentation.supplied import SuppliedModel
+
+            return SuppliedModel(**limits)
+    elif stage == "inpainting":
+        from workers.inpainting import BACKGROUNDS
+
+        if name in BACKGROUNDS:
+            return BACKGROUNDS[name](**limits)
+    elif name == "labels":
+        from workers.captioning.labels import LabelsModel
+
+        return LabelsModel(settings.models_dir, **limits)
+    elif name == "none":
+        from workers.captioning.none import NoCaptionModel
+
+        return NoCaptionModel()
+    msg = f"this worker knows no {stage} model {name!r}: run workers and producer of one release"
+    raise UsageError(msg)

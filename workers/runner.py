@@ -1,0 +1,256 @@
+"""Runs one stage on one item: skip if done, fetch, model, save, progress. Knows nothing of Celery."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from shared.errors import JobNotFoundError, SourceChangedError
+from shared.jobs import Job
+from shared.keys import STAGES, StageName
+from shared.plan import Outputs, Plan, model_name
+from shared.progress import Progress, connect
+from shared.provenance import Provenance
+from shared.storage import open_storage
+from workers.batcher import Batcher
+from workers.registry import make_model
+from workers.stage import Result, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shared.messages import Item
+    from shared.settings import Settings
+    from shared.storage import Blob, Storage
+    from workers.stage import Model
+
+log = logging.getLogger(__name__)
+
+JOBS_KEPT = 16
+"""Jobs whose recipe and storages a worker keeps open."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJob:
+    """A job with everything a worker needs to run its items."""
+
+    job: Job
+    plan: Plan
+    source: Storage
+    destination: Storage
+    progress: Progress
+
+
+class Clock:
+    """Seconds spent in each phase of one item."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """End a phase that began at the last lap."""
+        now = time.perf_counter()
+        self.seconds[phase] = round(self.seconds.get(phase, 0.0) + now - self._last, 4)
+        self._last = now
+
+
+class Runner:
+    """One stage of one worker process. `run` is called from many threads."""
+
+    def __init__(
+        self,
+        stage: StageName,
+        settings: Settings,
+        *,
+        make: Callable[[StageName, str, Settings], Model[Any, Any]] = make_model,
+    ) -> None:
+        self.stage = stage
+        self.settings = settings
+        self._make = make
+        self._redis = connect(settings)
+        self._jobs: dict[str, OpenJob] = {}
+        self._models: dict[str, tuple[Model[Any, Any], Batcher[Any, Any]]] = {}
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+
+    def close(self) -> None:
+        """Finish the batches and close the connections."""
+        for _, batcher in self._models.values():
+            batcher.close()
+        self._redis.close()
+
+    def model(self, name: str) -> tuple[Model[Any, Any], Batcher[Any, Any]]:
+        """Return a loaded model and its batcher, loading it on first use. Raises `ModelMissingError`, `ModelCorruptError`."""
+        with self._loading:
+            if name not in self._models:
+                start = time.perf_counter()
+                model = self._make(self.stage, name, self.settings)
+                model.load(self.settings.device, self.settings.threads_per_model())
+                batcher = Batcher(
+                    model.infer,
+                    model.bucket,
+                    max_batch=self.settings.max_batch,
+                    deadline=self.settings.batch_deadline,
+                )
+                self._models[name] = model, batcher
+                seconds = round(time.perf_counter() - start, 2)
+                log.info("loaded %s", name, extra={"action": "loaded", "stage": self.stage, "seconds": seconds})
+            return self._models[name]
+
+    def open(self, job: str) -> OpenJob:
+        """Open a job's records and storages; the last few are kept. Raises `JobNotFoundError`."""
+        with self._lock:
+            known = self._jobs.get(job)
+        if known:
+            return known
+        progress = Progress(self._redis, job)
+        address = progress.destination()
+        if address is None:
+            msg = f"the broker knows no job {job}: submit it again"
+            raise JobNotFoundError(msg)
+        destination = open_storage(address, self.settings)
+        record = Job.load(job, destination)
+        opened = OpenJob(record, Plan(record.recipe), open_storage(record.source, self.settings), destination, progress)
+        with self._lock:
+            while len(self._jobs) >= JOBS_KEPT:
+                self._jobs.pop(next(iter(self._jobs)))
+            return self._jobs.setdefault(job, opened)
+
+    def run(self, item: Item) -> Provenance:
+        """Bring one item through this stage, or find that it already is. Raises `VitrinaError` for what went wrong with it."""
+        opened = self.open(item.job)
+        outputs = opened.plan.outputs(item.key, item.etag)
+        stat = opened.destination.head(outputs.marker(self.stage))
+        if stat is not None:
+            provenance = Provenance.from_metadata(stat.metadata)
+        else:
+            provenance = self._make_outputs(opened, item, outputs)
+        opened.progress.finish(self.stage, item.index, ran=provenance.job == item.job, review=bool(provenance.reasons))
+        log.info(
+            "%s %s",
+            "done" if stat is None else "skipped",
+            item.key,
+            extra={
+                "action": "done" if stat is None else "skipped",
+                "job": item.job,
+                "key": item.key,
+                "stage": self.stage,
+                "seconds": round(sum(provenance.seconds.values()), 3) if stat is None else 0,
+            },
+        )
+        return provenance
+
+    def _make_outputs(self, opened: OpenJob, item: Item, outputs: Outputs) -> Provenance:
+        clock = Clock()
+        name = model_name(opened.plan.recipe, self.stage)
+        model, batcher = self.model(name)
+        clock.lap("model")
+        work = self._fetch(opened, item, outputs, model.reads(opened.plan.recipe))
+        clock.lap("fetch")
+        prepared = model.prepare(work)
+        clock.lap("prepare")
+        output = batcher.submit(prepared).result()
+        clock.lap("infer")
+        result = model.finish(work, prepared, output)
+        clock.lap("finish")
+        # What was in doubt before stays in doubt: a picture made from a doubtful mask needs the same look.
+        before = [reason for stage in work.upstream.values() for reason in stage.reasons]
+        provenance = Provenance(
+            job=item.job,
+            stage=self.stage,
+            model=name,
+            revision=opened.plan.revision(self.stage),
+            reasons=tuple(dict.fromkeys([*before, *result.reasons])),
+            seed=work.seed,
+            measures=dict(result.measures),
+            seconds=clock.seconds,
+        )
+        self._save(opened, item, outputs, work, result, provenance)
+        clock.lap("save")
+        return provenance
+
+    def _fetch(self, opened: OpenJob, item: Item, outputs: Outputs, reads: tuple[str, ...]) -> Work:
+        recipe = opened.plan.recipe
+        source = b""
+        inputs: dict[str, bytes] = {}
+        upstream: dict[str, Provenance] = {}
+        for stage in STAGES[: STAGES.index(self.stage)]:
+            upstream[stage] = self._upstream(opened.destination, outputs, stage, reads, inputs)
+        for kind in reads:
+            if kind == "source":
+                source = self._source(opened.source, item).data
+            elif kind == "supplied_mask":
+                inputs[kind] = supplied_mask(opened.source, item.key, recipe.segmentation.mask_key, self.settings)  # type: ignore[union-attr] # only that model reads it
+            elif kind == "background":
+                inputs[kind] = opened.destination.get(recipe.background.image, limit=self.settings.max_bytes).data  # type: ignore[union-attr] # as above
+        seed = int(outputs.fingerprints[self.stage], 16) & 0x7FFFFFFF
+        return Work(key=item.key, recipe=recipe, source=source, inputs=inputs, seed=seed, upstream=upstream)
+
+    def _source(self, source: Storage, item: Item) -> Blob:
+        blob = source.get(item.key, limit=self.settings.max_bytes)
+        if blob.stat.etag != item.etag:
+            raise SourceChangedError("the photo changed after it was listed: submit the job again")
+        return blob
+
+    def _upstream(
+        self, storage: Storage, outputs: Outputs, stage: StageName, reads: tuple[str, ...], inputs: dict[str, bytes]
+    ) -> Provenance:
+        marker = outputs.marker(stage)
+        metadata = None
+        for kind, key in outputs.keys[stage].items():
+            if kind in reads:
+                blob = storage.get(key)
+                inputs[kind] = blob.data
+                if key == marker:
+                    metadata = blob.stat.metadata
+        if metadata is None:
+            stat = storage.head(marker)
+            metadata = stat.metadata if stat else {}
+        return Provenance.from_metadata(metadata)
+
+    def _save(
+        self, opened: OpenJob, item: Item, outputs: Outputs, work: Work, result: Result, provenance: Provenance
+    ) -> None:
+        metadata = provenance.to_metadata()
+        for kind, key in outputs.keys[self.stage].items():
+            artifact = result.artifacts[kind]
+            data = artifact.data
+            if kind == "caption":
+                data = item_record(item, outputs, work, provenance, json.loads(data))
+            opened.destination.put(key, data, content_type=artifact.content_type, metadata=metadata)
+
+
+def supplied_mask(source: Storage, key: str, pattern: str, settings: Settings) -> bytes:
+    """Read the mask that lies beside a photo. Raises `MaskMissingError`."""
+    from shared.errors import MaskMissingError, ObjectMissingError  # noqa: PLC0415
+
+    folder, _, name = key.rpartition("/")
+    stem = (folder + "/" if folder else "") + (name.rpartition(".")[0] or name)
+    mask = pattern.replace("{key}", key).replace("{stem}", stem)
+    try:
+        return source.get(mask, limit=settings.max_bytes).data
+    except ObjectMissingError:
+        msg = f"no mask at {mask}: put one there, or correct segmentation.mask_key"
+        raise MaskMissingError(msg) from None
+
+
+def item_record(item: Item, outputs: Outputs, work: Work, provenance: Provenance, caption: dict[str, Any]) -> bytes:
+    """Write the record of a finished item: the caption with everything that led to it."""
+    stages = {**work.upstream, provenance.stage: provenance}
+    record = {
+        "version": 1,
+        "key": item.key,
+        "etag": item.etag,
+        "outcome": "needs_review" if provenance.reasons else "done",
+        "reasons": provenance.reasons,
+        **caption,
+        "outputs": {kind: key for kinds in outputs.keys.values() for kind, key in kinds.items()},
+        "recipe": work.recipe.model_dump(mode="json"),
+        "stages": {name: replace(stage, job="").to_dict() for name, stage in stages.items()},
+    }
+    return json.dumps(record, ensure_ascii=False, indent=1).encode()
