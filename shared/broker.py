@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 
+def _transport(settings: Settings) -> str | None:
+    # Redis's stock transport loses messages of killed workers; other brokers keep their own.
+    redis = settings.broker.get_secret_value().startswith(("redis://", "rediss://"))
+    return "shared.transport:Transport" if redis else None
+
+
 def make_app(settings: Settings) -> Celery:
     """Build the Celery application. Nothing is contacted until first use."""
     app = Celery("vitrina", set_as_current=False)
     app.conf.update(
         broker_url=settings.broker.get_secret_value(),
+        broker_transport=_transport(settings),
         broker_transport_options={
             "visibility_timeout": settings.visibility_timeout,
             # kombu sweeps every interval x throttle seconds; its defaults (10 x 10) redeliver minutes late.

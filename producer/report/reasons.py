@@ -1,0 +1,86 @@
+"""Reason words in plain language: what happened, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One reason for people."""
+
+    title: str
+    """A few words, for a chip."""
+    advice: str = ""
+    """One or two sentences; empty for a word this release does not know."""
+
+
+_KNOWN = {
+    # failures: the photo
+    "unreadable": Explanation("Damaged file", "The file is empty, cut short or damaged. Upload the photo again."),
+    "unsupported": Explanation("Not a supported picture", "Save it as JPEG, PNG or WebP and upload it again."),
+    "too_large": Explanation("Photo too large", "Upload a smaller copy, or raise the limit on bytes or pixels."),
+    "too_small": Explanation("Photo too small", "There are too few pixels to hold a product. Find a larger original."),
+    "no_product": Explanation("No product found", "Nothing stood out to cut out. Check the photo, or supply a mask."),
+    "no_mask": Explanation(
+        "Mask missing", "The recipe takes masks from elsewhere and this photo has none. Put one beside it."
+    ),
+    "source_changed": Explanation(
+        "Photo changed meanwhile", "It is not the file that was listed. Submit the job again to take the new one."
+    ),
+    "bad_key": Explanation(
+        "Unsafe file name", "The name could leave its folder or cannot be written. Rename the file."
+    ),
+    "bad_message": Explanation(
+        "Message not understood", "Workers and producer differ in version. Upgrade both, then resume the job."
+    ),
+    "bad_item": Explanation("Item refused", "The message below says why."),
+    # failures: the world
+    "storage": Explanation("Storage did not answer", "It may have passed by now. Resume the job to try again."),
+    "storage_refused": Explanation(
+        "Storage refused access", "Check the bucket's name, the credentials and the right to write, then resume."
+    ),
+    "missing": Explanation("File gone", "It was listed but is no longer there. Restore it and resume the job."),
+    "broker": Explanation("Broker out of reach", "Check that Redis answers, then resume the job."),
+    "out_of_memory": Explanation(
+        "Out of memory", "Even this one item did not fit. Resume on a larger worker, or reduce the size in the recipe."
+    ),
+    "worker_lost": Explanation(
+        "Worker lost", "The item was started several times and never ended. Look at the photo before resuming."
+    ),
+    "stage_error": Explanation("Unexpected error", "The worker's log has the traceback. Resume to try again."),
+    "model_missing": Explanation("Model not installed", "Fetch the model on the worker, then resume the job."),
+    "model_corrupt": Explanation("Model files damaged", "Fetch the model again on the worker, then resume the job."),
+    # doubts: the mask
+    "mask_border": Explanation("Touches the frame", "The product may be cropped. Check the edges of the cut-out."),
+    "mask_small": Explanation("Very small product", "Check that the product was found, and not a detail of it."),
+    "mask_large": Explanation("Fills the photo", "Check that the background did not come along."),
+    "mask_fragments": Explanation("Cut-out in pieces", "Check that each piece belongs to the product."),
+    "mask_unstable": Explanation(
+        "Uncertain outline", "The outline depends on a threshold. Check it against the photo."
+    ),
+    # doubts: the picture
+    "picture_flat": Explanation(
+        "Almost one colour", "The picture has hardly any contrast. Check that it shows anything."
+    ),
+    "picture_black": Explanation("Almost black", "Check the picture; another seed or background may help."),
+    "picture_unsafe": Explanation("Safety checker hit", "The model withheld its picture. Try another prompt or seed."),
+    "picture_overgrown": Explanation(
+        "Product grew", "The background continues the product. Try another seed or prompt."
+    ),
+    # doubts: the caption
+    "caption_uncertain": Explanation(
+        "Caption uncertain", "The product was hard to name. Read the caption, or write one."
+    ),
+    "caption_empty": Explanation("No caption", "The model said nothing. Write a caption."),
+    "caption_loop": Explanation("Caption repeats itself", "Shorten it or write another."),
+    "caption_echo": Explanation("Caption repeats the prompt", "Write another, or change the prompt."),
+    "translation_empty": Explanation("No translation", "Write the translation."),
+    "translation_loop": Explanation("Translation repeats itself", "Shorten it or write another."),
+    "translation_missing": Explanation("Not translated", "The text came back unchanged. Write the translation."),
+}
+
+
+def explain(reason: str) -> Explanation:
+    """Put a reason into words; one that is not known is shown as it is."""
+    return _KNOWN.get(reason) or Explanation(reason)

@@ -1,0 +1,181 @@
+"""A local folder as storage: atomic writes, metadata in a hidden file beside each object."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.errors import (
+    KeyRefusedError,
+    ObjectMissingError,
+    PictureTooLargeError,
+    StorageError,
+    StorageRefusedError,
+)
+from shared.storage.base import Blob, Stat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST}
+
+
+class LocalStorage:
+    """A folder; keys are paths below it. Files and folders whose name begins with a dot are not objects.
+
+    The ETag comes from size and time of change (nanoseconds), so that listing reads no file.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root = Path(root).expanduser().absolute()
+        self.url = str(self._root)
+
+    def _path(self, key: str) -> Path:
+        parts = key.split("/")
+        if any(part in {"", ".", ".."} or part.startswith(".") for part in parts) or "\0" in key:
+            raise KeyRefusedError(f"{key!r} cannot be a path below {self.url}")
+        path = self._root.joinpath(*parts)
+        parent = os.path.realpath(path.parent)
+        if parent != os.path.realpath(self._root) and not parent.startswith(os.path.realpath(self._root) + os.sep):
+            raise KeyRefusedError(f"{key!r} leaves {self.url} through a link")
+        return path
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Stat]:
+        """Yield in ascending UTF-8 key order, one folder's names in memory at a time."""
+        if not self._root.is_dir():
+            raise StorageRefusedError(f"no such folder: {self.url}: create it or correct the path")
+        yield from self._walk(self._root, "", prefix, os.fsencode(after))
+
+    def _walk(self, folder: Path, base: str, prefix: str, after: bytes) -> Iterator[Stat]:
+        with self._errors(str(folder)), os.scandir(folder) as entries:
+            # A folder sorts as its name with a slash: '.' comes before '/', so plain names would be out of order.
+            names = sorted(
+                (os.fsencode(e.name) + (b"/" if e.is_dir(follow_symlinks=False) else b""), e.name)
+                for e in entries
+                if not e.name.startswith(".") and not (e.is_symlink() and not self._inside(Path(e.path)))
+            )
+        for order, name in names:
+            key = base + name
+            if order.endswith(b"/"):
+                inner = key + "/"
+                last = os.fsencode(inner) + b"\xff"
+                if (inner.startswith(prefix) or prefix.startswith(inner)) and last > after:
+                    yield from self._walk(folder / name, inner, prefix, after)
+            elif key.startswith(prefix) and os.fsencode(key) > after:
+                with suppress(FileNotFoundError):
+                    status = (folder / name).stat()
+                    yield Stat(key, status.st_size, _etag(status), status.st_mtime)
+
+    def _inside(self, path: Path) -> bool:
+        target = os.path.realpath(path)
+        return target.startswith(os.path.realpath(self._root) + os.sep) and Path(target).is_file()
+
+    def head(self, key: str) -> Stat | None:
+        """Tell what is known of an object."""
+        path = self._path(key)
+        try:
+            with self._errors(key):
+                status = path.stat()
+        except (ObjectMissingError, StorageRefusedError):
+            return None
+        return self._stat(key, path, status) if path.is_file() else None
+
+    def _stat(self, key: str, path: Path, status: os.stat_result) -> Stat:
+        try:
+            extra = json.loads(_sidecar(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            extra = {}
+        content_type, metadata = extra.get("content_type", ""), extra.get("metadata", {})
+        return Stat(key, status.st_size, _etag(status), status.st_mtime, content_type, metadata)
+
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        """Read an object."""
+        path = self._path(key)
+        with self._errors(key), path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if limit is not None and status.st_size > limit:
+                msg = f"{status.st_size} bytes are more than {limit}: raise VITRINA_MAX_BYTES or shrink the file"
+                raise PictureTooLargeError(msg)
+            return Blob(file.read(), self._stat(key, path, status))
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str = "application/octet-stream",
+        metadata: Mapping[str, str] | None = None,
+        if_absent: bool = False,
+    ) -> bool:
+        """Write an object: the sidecar first, so that an object that is there has its metadata."""
+        path = self._path(key)
+        sidecar = json.dumps({"content_type": content_type, "metadata": dict(metadata or {})}).encode()
+        with self._errors(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if if_absent and path.exists():
+                return False
+            if metadata:
+                _write(_sidecar(path), sidecar, exclusive=False)
+            return _write(path, data, exclusive=if_absent)
+
+    def delete(self, key: str) -> None:
+        """Remove an object and its sidecar."""
+        path = self._path(key)
+        with self._errors(key):
+            path.unlink(missing_ok=True)
+            _sidecar(path).unlink(missing_ok=True)
+
+    def check_writable(self) -> None:
+        """Write and remove a hidden file."""
+        with self._errors(self.url):
+            self._root.mkdir(parents=True, exist_ok=True)
+            probe = self._root / f".vitrina-probe-{secrets.token_hex(4)}"
+            probe.write_bytes(b"")
+            probe.unlink()
+
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise ObjectMissingError(f"no file {what} in {self.url}") from None
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StorageError(f"the disk of {self.url} is full: make room") from None
+            if error.errno in _REFUSED:
+                msg = f"cannot use {what} in {self.url}: {error.strerror}: check the path and its permissions"
+                raise StorageRefusedError(msg) from None
+            raise StorageError(f"{what} in {self.url}: {error}") from None
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f".{path.name}.meta")
+
+
+def _write(path: Path, data: bytes, *, exclusive: bool) -> bool:
+    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(6)}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if not exclusive:
+            temporary.replace(path)
+            return True
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,125 @@
+"""A Redis transport for kombu that cannot lose a message when its worker is killed.
+
+kombu's own pops a message and only then records it as unacknowledged; a SIGKILL between the two loses it. Here one script
+does both, so a message is always either in its queue or recorded. The lease on a recorded message (the visibility timeout) is renewed
+while its worker lives, so that a long task is not handed out twice and a dead worker's messages come back soon.
+
+A free worker waits in `BLMOVE queue queue RIGHT RIGHT`, which moves the next message onto its own place: it blocks until
+there is one and takes nothing.
+"""
+
+from __future__ import annotations
+
+from queue import Empty
+from time import monotonic, time
+from typing import Any
+
+from kombu.transport import redis, virtual
+
+# KEYS: unacked index, unacked, queues. ARGV: now, then the queues' names. The tag was given by the publisher. The recorded
+# value is kombu's own format, [message, exchange, routing key], so that its restoring and acknowledging work unchanged.
+_TAKE = """
+for i = 3, #KEYS do
+  local message = redis.call('RPOP', KEYS[i])
+  if message then
+    local properties = cjson.decode(message)['properties']
+    local info = properties['delivery_info']
+    local record = '[' .. message .. ',' .. cjson.encode(info['exchange']) .. ',' .. cjson.encode(info['routing_key']) .. ']'
+    redis.call('ZADD', KEYS[1], ARGV[1], properties['delivery_tag'])
+    redis.call('HSET', KEYS[2], properties['delivery_tag'], record)
+    return {ARGV[i - 1], message}
+  end
+end
+return false
+"""
+
+WAIT_SECONDS = 1
+"""Longest wait on one queue; bounds how late a message is seen whose waiting worker died."""
+SEVERAL_WAIT_SECONDS = 0.05
+"""Wait between two looks where a worker serves several queues, which one `BLMOVE` cannot watch."""
+
+
+class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
+    """Holds leases: records nothing twice, renews what is held."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Remember a delivered message; the script has recorded it already."""
+        virtual.QoS.append(self, message, delivery_tag)
+
+    def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
+        """Renew our own leases, then return the messages of those who no longer do. Called by kombu's timer."""
+        held = list(self._delivered)
+        if held:
+            with self.channel.conn_or_acquire() as client:
+                # XX: a message acknowledged meanwhile must not come back into the index.
+                client.zadd(self.unacked_index_key, dict.fromkeys(held, time()), xx=True)
+        super().restore_visible(start=start, num=num, interval=interval)
+
+
+class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
+    """Takes and records in one step."""
+
+    QoS = QoS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._idle = False
+        self._waiting = False
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        del timeout
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps for queue in queues]
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        self._waiting = self._idle
+        if not self._idle:
+            names = [queue for _ in self.priority_steps for queue in queues]
+            fixed = [self.unacked_index_key, self.unacked_key]
+            command = ["EVAL", _TAKE, len(keys) + 2, *fixed, *keys, time(), *names]
+        elif len(keys) == 1:
+            command = ["BLMOVE", keys[0], keys[0], "RIGHT", "RIGHT", WAIT_SECONDS]
+        else:
+            command = ["BLPOP", f"{self.unacked_key}:nothing", SEVERAL_WAIT_SECONDS]
+        if self.global_keyprefix:
+            command = self.client._prefix_args(command)  # noqa: SLF001 - kombu's own hook
+        self._in_poll.send_command(*command)
+
+    def _brpop_read(self, **options: Any) -> bool:
+        waited, self._waiting = self._waiting, False
+        try:
+            try:
+                answer = self.client.parse_response(self.client.connection, "EVAL", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()
+                raise
+            self._idle = not waited and not answer
+            if waited or not answer:
+                raise Empty
+            queue, message = answer
+            name = queue.decode() if isinstance(queue, bytes) else queue
+            self._queue_cycle.rotate(name)
+            self.connection._deliver(redis.loads(redis.bytes_to_str(message)), name)  # noqa: SLF001 - as kombu does
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _get(self, queue: str) -> Any:
+        # Used by `basic_get` alone (tests, tools); recorded like any other.
+        with self.conn_or_acquire() as client:
+            keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps]
+            fixed = [self.unacked_index_key, self.unacked_key]
+            names = [queue for _ in keys]
+            answer = client.eval(_TAKE, len(keys) + 2, *fixed, *keys, time(), *names)
+        if not answer:
+            raise Empty
+        return redis.loads(redis.bytes_to_str(answer[1]))
+
+
+class Transport(redis.Transport):  # type: ignore[misc] # kombu ships no types
+    """kombu's Redis transport on the channel above."""
+
+    Channel = Channel

@@ -1,0 +1,272 @@
+"""Whole jobs through a real broker and real worker processes, with instant models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from producer.embedded import Broker, env_for
+from producer.follow import Summary, follow
+from producer.submit import Submitter, create_job, list_photos
+from shared.broker import make_app
+from shared.jobs import Job, read_items
+from shared.keys import STAGES
+from shared.messages import Item
+from shared.plan import Plan
+from shared.progress import Progress, connect
+from shared.recipe import Recipe
+from shared.settings import Settings
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery import Celery
+    from redis import Redis
+
+ROOT = Path(__file__).parents[2]
+
+
+class Workers:
+    """Worker processes with instant models, one per stage unless asked for more."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, queues: str) -> None:
+        options = ["-P", "threads", "-c", "4", "--without-gossip", "--without-mingle", "-n", f"{name}@test"]
+        command = [sys.executable, "-m", "celery", "-A", "workers.testing", "worker", "-Q", queues, *options]
+        self.processes[name] = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | env_for(self.settings), stderr=subprocess.DEVNULL
+        )
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with Broker(tmp_path_factory.mktemp("broker")) as broker:
+        yield Settings(broker=broker.url, visibility_timeout=4, retry_base=0.05, window=200)
+
+
+@pytest.fixture(scope="module")
+def workers(settings: Settings) -> Iterator[Workers]:
+    started = Workers(settings)
+    for stage in STAGES:
+        started.start(stage, stage)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[Redis]:
+    with connect(settings) as redis:
+        yield redis
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Celery]:
+    celery = make_app(settings)
+    yield celery
+    celery.close()
+
+
+class Catalogue:
+    """A folder of photos and the jobs made from it."""
+
+    def __init__(self, folder: Path, settings: Settings, app: Celery, client: Redis) -> None:
+        self.photos = folder / "photos"
+        self.photos.mkdir()
+        self.out = folder / "out"
+        self.settings = settings
+        self.app = app
+        self.client = client
+
+    def add(self, name: str, text: str) -> None:
+        path = self.photos / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def submit(self, recipe: Recipe | None = None) -> Job:
+        source = open_storage(str(self.photos), self.settings)
+        destination = open_storage(str(self.out), self.settings)
+        job = create_job(source, destination, recipe or Recipe())
+        submitter = Submitter(self.app, self.progress(job), job, destination, window=self.settings.window)
+        submitter.feed(list_photos(source, destination))
+        return job
+
+    def progress(self, job: Job) -> Progress:
+        return Progress(self.client, job.id)
+
+    def follow(self, job: Job, seconds: float = 60) -> Summary:
+        deadline = time.monotonic() + seconds
+
+        def check(counts: object) -> None:
+            assert time.monotonic() < deadline, f"not finished in {seconds} s: {counts}"
+
+        return Summary.of(job.id, follow(self.progress(job), check), 1.0)
+
+    def outputs(self) -> dict[str, bytes]:
+        files = (path for path in self.out.rglob("*") if path.is_file() and not path.name.startswith("."))
+        return {str(p.relative_to(self.out)): p.read_bytes() for p in files if p.relative_to(self.out).parts[0] != "jobs"}
+
+    def expected(self, job: Job) -> set[str]:
+        plan = Plan(job.recipe)
+        items = read_items(open_storage(str(self.out), self.settings), job.id)
+        return {key for i in items for kinds in plan.outputs(i.key, i.etag).keys.values() for key in kinds.values()}
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path, settings: Settings, app: Celery, client: Redis, workers: Workers) -> Catalogue:
+    del workers
+    return Catalogue(tmp_path, settings, app, client)
+
+
+def test_every_photo_becomes_its_outputs(catalogue: Catalogue) -> None:
+    """One chain per photo through three queues; nothing else is written."""
+    for number in range(40):
+        catalogue.add(f"shelf {number % 3}/{number}.jpg", f"photo {number}")
+    job = catalogue.submit()
+    summary = catalogue.follow(job)
+    assert (summary.items, summary.done, summary.failed, summary.skipped) == (40, 40, 0, 0)
+    assert set(catalogue.outputs()) == catalogue.expected(job)
+
+
+def test_running_the_job_again_runs_nothing(catalogue: Catalogue) -> None:
+    """What exists is skipped, and says so."""
+    for number in range(10):
+        catalogue.add(f"{number}.jpg", f"photo {number}")
+    catalogue.follow(catalogue.submit())
+    before = {p: p.stat().st_mtime_ns for p in catalogue.out.rglob("*.png")}
+    summary = catalogue.follow(catalogue.submit())
+    assert (summary.done, summary.skipped) == (10, 10)
+    assert {p: p.stat().st_mtime_ns for p in catalogue.out.rglob("*.png")} == before
+
+
+def test_changing_the_background_alone_keeps_the_masks(catalogue: Catalogue) -> None:
+    """Segmentation is not run again for a new background."""
+    catalogue.add("a.jpg", "photo")
+    catalogue.follow(catalogue.submit())
+    masks = {p: p.stat().st_mtime_ns for p in catalogue.out.rglob("mask-*.png")}
+    white = Recipe.from_mapping({"background": {"model": "color"}})
+    summary = catalogue.follow(catalogue.submit(white))
+    assert (summary.done, summary.skipped) == (1, 0)
+    assert {p: p.stat().st_mtime_ns for p in catalogue.out.rglob("mask-*.png")} == masks
+    assert len(list(catalogue.out.rglob("image-*.jpg"))) == 2
+
+
+def test_bad_photos_are_recorded_and_the_others_finish(catalogue: Catalogue) -> None:
+    """A broken picture, a bug in a stage and a refused name each become a row with a reason; nothing stops."""
+    for number in range(20):
+        catalogue.add(f"{number}.jpg", f"photo {number}")
+    catalogue.add("broken.jpg", "bad")
+    catalogue.add("unlucky.jpg", "bug")
+    catalogue.add("line\nbreak.jpg", "photo")
+    job = catalogue.submit()
+    summary = catalogue.follow(job)
+    assert (summary.items, summary.done, summary.failed) == (23, 20, 3)
+    failures = {f.key: f.reason for f in catalogue.progress(job).failures()}
+    assert failures == {"broken.jpg": "unreadable", "unlucky.jpg": "stage_error", "line\nbreak.jpg": "bad_key"}
+
+
+def test_redelivering_a_finished_item_changes_nothing(catalogue: Catalogue) -> None:
+    """Brokers deliver at least once; the second time finds the work done."""
+    catalogue.add("a.jpg", "photo")
+    job = catalogue.submit()
+    before = catalogue.follow(job)
+    outputs = catalogue.outputs()
+    item = next(iter(read_items(open_storage(str(catalogue.out), catalogue.settings), job.id)))
+    for stage in STAGES:
+        catalogue.app.signature(stage, args=(item.to_wire(),)).apply_async()
+    time.sleep(2)
+    assert catalogue.follow(job) == before
+    assert catalogue.outputs() == outputs
+
+
+def test_a_changed_photo_is_not_taken_for_the_listed_one(catalogue: Catalogue, client: Redis) -> None:
+    """Its outputs would bear the name of another picture."""
+    catalogue.add("a.jpg", "photo")
+    source = open_storage(str(catalogue.photos), catalogue.settings)
+    destination = open_storage(str(catalogue.out), catalogue.settings)
+    job = create_job(source, destination, Recipe())
+    progress = Progress(client, job.id)
+    progress.begin(job.destination)
+    progress.listed(1, complete=True)
+    message = Item(job.id, 0, "a.jpg", "an older etag").to_wire()
+    catalogue.app.signature("segmentation", args=(message,)).apply_async()
+    assert catalogue.follow(job).failed == 1
+    assert [f.reason for f in progress.failures()] == ["source_changed"]
+
+
+def test_a_worker_killed_mid_job_loses_and_doubles_nothing(catalogue: Catalogue, workers: Workers) -> None:
+    """SIGKILL: its messages go to another worker, every output is there once, the counts are right."""
+    for number in range(60):
+        catalogue.add(f"{number}.jpg", f"slow:0.0{number % 9 + 1}")
+    workers.start("victim", ",".join(STAGES))
+    time.sleep(3)
+    job = catalogue.submit()
+    while catalogue.progress(job).counts().done < 10:
+        time.sleep(0.02)
+    victim = workers.processes.pop("victim")
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    summary = catalogue.follow(job)
+    assert (summary.items, summary.done, summary.failed) == (60, 60, 0)
+    assert set(catalogue.outputs()) == catalogue.expected(job)
+
+
+def test_a_photo_that_kills_its_worker_is_recorded_in_the_end(tmp_path: Path) -> None:
+    """The count of starts ends it; the workers it killed are started again, as a supervisor would."""
+    with Broker(tmp_path / "broker") as broker:
+        limited = Settings(broker=broker.url, visibility_timeout=2, max_attempts=2)
+        app, own = make_app(limited), Workers(limited)
+        with connect(limited) as client:
+            catalogue = Catalogue(tmp_path, limited, app, client)
+            catalogue.add("poison.jpg", "die")
+            try:
+                job = catalogue.submit()
+                deadline = time.monotonic() + 90
+                while not catalogue.progress(job).counts().finished:
+                    assert time.monotonic() < deadline
+                    if "own" not in own.processes or own.processes["own"].poll() is not None:
+                        own.start("own", STAGES[0])
+                    time.sleep(0.2)
+                assert [f.reason for f in catalogue.progress(job).failures()] == ["worker_lost"]
+            finally:
+                own.stop()
+                app.close()
+
+
+def test_messages_are_small(catalogue: Catalogue, settings: Settings, client: Redis) -> None:
+    """A chain is keys and numbers: about 2 KB, never pixels."""
+    job = "20260101-000000-abcdef"
+    celery = make_app(settings.model_copy(update={"broker": settings.broker}))
+    message = Item(job, 0, "k" * 100, "e" * 32).to_wire()
+    tail = [celery.signature(s, args=(message,), immutable=True) for s in STAGES[:0:-1]]
+    body = celery.signature(STAGES[0], args=(message,))
+    assert len(json.dumps([body, tail])) < 3000
+    celery.close()
+
+
+def test_the_worker_holds_no_child_processes(workers: Workers, catalogue: Catalogue) -> None:
+    """One process per worker, threads around one batcher."""
+    del catalogue
+    assert all(not psutil.Process(p.pid).children() for p in workers.processes.values() if p.poll() is None)

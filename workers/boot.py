@@ -1,0 +1,58 @@
+"""Puts a worker together: application, runners, tasks, and what happens at its start and its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from celery.signals import setup_logging, worker_init, worker_shutdown
+
+from shared.broker import make_app
+from shared.errors import VitrinaError
+from shared.keys import STAGES, StageName
+from shared.logs import configure_logging
+from shared.plan import model_name
+from shared.recipe import Recipe
+from workers.runner import Runner
+from workers.tasks import register
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery import Celery
+
+    from shared.settings import Settings
+    from workers.stage import Model
+
+CONFIG_STATUS = 78
+"""Exit status when a worker cannot start as configured (EX_CONFIG): a supervisor should not try again."""
+
+log = logging.getLogger(__name__)
+
+
+def boot(settings: Settings, make: Callable[[StageName, str, Settings], Model[Any, Any]]) -> Celery:
+    """Build the application with its three tasks. Models are loaded at the worker's start, those of its queues alone."""
+    app = make_app(settings)
+    runners: dict[StageName, Runner] = {stage: Runner(stage, settings, make=make) for stage in STAGES}
+    register(app, runners)
+
+    def load_models(**_: Any) -> None:
+        for stage in STAGES:
+            if stage in app.amqp.queues.consume_from:
+                try:
+                    runners[stage].model(model_name(Recipe(), stage))
+                except VitrinaError as error:
+                    log.critical("%s", error, extra={"action": "start", "stage": stage})
+                    logging.shutdown()
+                    os._exit(CONFIG_STATUS)  # Celery's signals would swallow an exception, and its start go on
+
+    def close(**_: Any) -> None:
+        for runner in runners.values():
+            runner.close()
+
+    # Not weak: nothing else holds these functions.
+    setup_logging.connect(lambda **_: configure_logging(settings), weak=False)
+    worker_init.connect(load_models, weak=False)
+    worker_shutdown.connect(close, weak=False)
+    return app

@@ -1,0 +1,135 @@
+"""The colour a person would name a product by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SAMPLES = 20_000
+"""Pixels looked at; more changes no name and costs time."""
+OPAQUE = 200
+"""Mask level (0-255) above which a pixel is the product's own, unmixed with what was behind."""
+DOMINANT = 0.5
+"""Smallest part of the product that one colour must cover to name it; below it the product is multicoloured."""
+_CHROMA_OF_GREY = 11.0
+"""CIELAB chroma below which a pixel has no hue: white cloth under a blue sky or a warm lamp stays under it."""
+_HUE_BINS = 36
+_HUE_REACH = 25.0
+"""Degrees on each side of the commonest hue that shading and light move the same paint."""
+_GREY_SPREAD = 35.0
+"""Lightness between the quartiles of one shaded grey thing; more means black with white, which are then told apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Color:
+    """The named colour and how far it can be trusted."""
+
+    name: str
+    """One of `workers.captioning.sentences.COLORS`."""
+    share: float
+    """Part of the product's pixels that are of the largest colour, 0-1."""
+    hex: str
+    """Median of the largest colour, `#rrggbb`."""
+
+
+def dominant_color(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Color | None:
+    """Name the colour of the product: `rgb` is (H, W, 3) sRGB, `mask` (H, W), both 0-255. None when the mask is empty.
+
+    Pixels are parted into greys and hues, so that folds and highlights, which change lightness most, stay with their colour;
+    the largest part is named by its median.
+    """
+    pixels = rgb[mask > OPAQUE]
+    if not len(pixels):
+        pixels = rgb[mask > 0]  # glass or gauze: nothing in it is opaque
+    if not len(pixels):
+        return None
+    pixels = pixels[:: max(1, len(pixels) // SAMPLES)]
+    lab = cv2.cvtColor(pixels[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    parts = [*_greys(lab), *_hues(lab)]
+    largest = max(parts, key=len)
+    share = len(largest) / len(lab)
+    median = np.median(largest, axis=0)
+    name = color_name(*(float(value) for value in median)) if share >= DOMINANT else "multicoloured"
+    return Color(name, round(share, 3), _hex(median))
+
+
+def _greys(lab: NDArray[Any]) -> list[NDArray[Any]]:
+    grey = lab[np.hypot(lab[:, 1], lab[:, 2]) < _CHROMA_OF_GREY]
+    if not len(grey):
+        return []
+    low, high = np.percentile(grey[:, 0], (25, 75))
+    if high - low < _GREY_SPREAD:
+        return [grey]
+    middle = (low + high) / 2
+    return [grey[grey[:, 0] < middle], grey[grey[:, 0] >= middle]]
+
+
+def _hues(lab: NDArray[Any]) -> list[NDArray[Any]]:
+    """Part the coloured pixels around their commonest hues, largest first."""
+    left = lab[np.hypot(lab[:, 1], lab[:, 2]) >= _CHROMA_OF_GREY]
+    parts = []
+    while len(left) > DOMINANT * len(lab):  # a smaller rest cannot hold a dominant colour
+        hue = np.degrees(np.arctan2(left[:, 2], left[:, 1])) % 360
+        counts, edges = np.histogram(hue, _HUE_BINS, (0, 360))
+        around = counts + np.roll(counts, 1) + np.roll(counts, -1)
+        peak = edges[around.argmax()] + 180 / _HUE_BINS
+        near = np.abs((hue - peak + 180) % 360 - 180) <= _HUE_REACH
+        parts.append(left[near])
+        left = left[~near]
+    return [*parts, left] if len(left) else parts
+
+
+def _hex(lab: NDArray[Any]) -> str:
+    rgb = cv2.cvtColor(lab.astype(np.float32).reshape(1, 1, 3), cv2.COLOR_LAB2RGB)[0, 0]
+    return "#" + "".join(f"{round(float(np.clip(level, 0, 1)) * 255):02x}" for level in rgb)
+
+
+def color_name(lightness: float, a: float, b: float) -> str:
+    """Name one CIELAB colour (lightness 0-100). The borders were set by eye on the CSS colours of those names."""
+    chroma, hue = float(np.hypot(a, b)), float(np.degrees(np.arctan2(b, a))) % 360
+    if chroma < _CHROMA_OF_GREY:
+        return "white" if lightness > 78 else "black" if lightness < 25 else "grey"  # noqa: PLR2004 - borders, as all below
+    if hue < 42 or hue >= 345:  # noqa: PLR2004
+        return _reddish(lightness, chroma, hue)
+    if hue < 112:  # noqa: PLR2004
+        return _warm(lightness, chroma, hue)
+    if hue < 170:  # noqa: PLR2004
+        return "green"
+    if hue < 215:  # noqa: PLR2004
+        return "turquoise" if lightness >= 58 else "teal"  # noqa: PLR2004
+    if hue < 310:  # noqa: PLR2004
+        return _bluish(lightness, chroma, hue)
+    return "pink" if lightness > 58 and chroma > 60 else "purple"  # noqa: PLR2004
+
+
+def _reddish(lightness: float, chroma: float, hue: float) -> str:
+    if lightness < 33:  # noqa: PLR2004
+        return "burgundy"
+    red = 15 <= hue < 345 and chroma > 45 and lightness < 63  # noqa: PLR2004
+    if red:
+        return "red"
+    return "brown" if hue >= 25 and hue < 345 and chroma < 35 and lightness < 62 else "pink"  # noqa: PLR2004
+
+
+def _warm(lightness: float, chroma: float, hue: float) -> str:
+    if hue < 52 and chroma > 65 and lightness < 58:  # noqa: PLR2004
+        return "red"
+    if lightness > 62 and chroma < 36:  # noqa: PLR2004
+        return "beige"
+    if hue < 80:  # noqa: PLR2004
+        return "orange" if lightness > 57 and chroma > 45 else "beige" if lightness > 68 else "brown"  # noqa: PLR2004
+    if lightness > 66:  # noqa: PLR2004
+        return "yellow"
+    return "brown" if hue < 90 else "olive"  # noqa: PLR2004
+
+
+def _bluish(lightness: float, chroma: float, hue: float) -> str:
+    if lightness > 66 or (hue < 265 and lightness > 60):  # noqa: PLR2004
+        return "light blue"
+    return "navy" if lightness < 20 or (lightness < 28 and chroma < 55) else "blue"  # noqa: PLR2004

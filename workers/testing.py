@@ -1,0 +1,92 @@
+"""Instant models: every stage without weights, for tests and for measuring everything around the models.
+
+`celery -A workers.testing worker …` runs them. What they do with a photo is told by its bytes, so that faults can be injected from outside:
+`slow:<seconds>` takes that long, `bad` is an unreadable picture, `bug` raises, `die` ends the process; anything else passes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+from shared.errors import UnreadablePictureError
+from shared.settings import Settings
+from workers.boot import boot
+from workers.stage import Artifact, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shared.keys import StageName
+    from shared.recipe import Recipe
+    from workers.stage import Work
+
+_EXTENSIONS = {"cutout": "png", "mask": "png", "image": "jpg", "caption": "json"}
+_READS = {"segmentation": ("source",), "inpainting": ("mask",), "captioning": ("image",)}
+_WRITES = {"segmentation": ("cutout", "mask"), "inpainting": ("image",), "captioning": ("caption",)}
+
+
+class InstantModel:
+    """Satisfies `workers.stage.Model` for any stage; its outputs are the source's bytes."""
+
+    def __init__(self, stage: StageName, name: str) -> None:
+        self.name = name
+        self._stage = stage
+
+    def reads(self, recipe: Recipe) -> tuple[str, ...]:
+        """Read what the real stage reads."""
+        del recipe
+        return _READS[self._stage]
+
+    def load(self, device: str, threads: int) -> None:
+        """Load nothing."""
+
+    def prepare(self, work: Work) -> bytes:
+        """Do as the photo says."""
+        if self._stage == "segmentation":
+            obey(work.source)
+        return work.source or next(iter(work.inputs.values()))
+
+    def bucket(self, item: bytes) -> int:
+        """Share one bucket."""
+        del item
+        return 0
+
+    def infer(self, batch: Sequence[bytes]) -> Sequence[bytes]:
+        """Return the inputs."""
+        return batch
+
+    def finish(self, work: Work, item: bytes, output: bytes) -> Result:
+        """Write the bytes as every kind of output of the stage."""
+        del item
+        caption = json.dumps({"captions": {"en": work.key, "ru": work.key}}).encode()
+        return Result(
+            {
+                kind: Artifact(caption if kind == "caption" else output, "application/octet-stream", _EXTENSIONS[kind])
+                for kind in _WRITES[self._stage]
+            }
+        )
+
+
+def obey(photo: bytes) -> None:
+    """Do what the bytes of a photo ask for."""
+    word, _, value = photo.decode("utf-8", "replace").partition(":")
+    if word == "slow":
+        time.sleep(float(value))
+    elif word == "bad":
+        raise UnreadablePictureError("the photo says it is bad")
+    elif word == "bug":
+        raise ZeroDivisionError("the photo asks for a bug")
+    elif word == "die":
+        os._exit(9)
+
+
+def make_instant(stage: StageName, name: str, settings: Settings) -> InstantModel:
+    """Build an instant model under any name."""
+    del settings
+    return InstantModel(stage, name)
+
+
+app = boot(Settings(), make_instant)
