@@ -104,7 +104,10 @@ def main() -> None:
                         else pipeline(stack.settings, source, destination)
                     )
                     times[kind].append(seconds)
-                    print(f"round {number + 1}  {kind:<9} {seconds:7.2f} s  {options.items / seconds:6.2f} images/s", flush=True)
+                    print(
+                        f"round {number + 1}  {kind:<9} {seconds:7.2f} s  {options.items / seconds:6.2f} images/s",
+                        flush=True,
+                    )
     best = {kind: options.items / min(seconds) for kind, seconds in times.items()}
     figures = {
         "items": options.items,

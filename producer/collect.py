@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from shared.pictures import decode, thumbnail
 
 from producer.report import Card, write_report
 from producer.report import Summary as Page
 from shared.errors import ItemError, StorageError
 from shared.jobs import read_items
 from shared.keys import STAGES
+from shared.pictures import decode, thumbnail
 from shared.plan import Plan, model_name
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shared.storage import Storage
 
 VERSION = "0.1.0"
-SIDE = 256
+SIDE = 192
 """Pixels of a thumbnail's longer side."""
 READERS = 8
 """Items read at once: storage answers slower than a thumbnail is made."""
@@ -119,7 +119,7 @@ class Collector:
             detail=failure.detail if failure else "",
             captions=record.get("captions", {}),
             pictures=self._pictures(item, outputs.key),
-            links={} if failure else {kind: key for kind, key in record.get("outputs", {}).items()},
+            links={} if failure else dict(record.get("outputs", {})),
             timings=timings,
             facts=facts,
         )
@@ -132,7 +132,10 @@ class Collector:
                 data = storage.get(key, limit=self._settings.max_bytes * 4).data
                 if kind == "source":
                     limits = {"max_bytes": self._settings.max_bytes, "max_pixels": self._settings.max_pixels}
-                    image = decode(data, **limits).rgb
+                    photo = decode(data, **limits)
+                    image = photo.rgb
+                    if photo.alpha is not None:
+                        image.putalpha(photo.alpha)
                 else:
                     image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"])
                     image.load()

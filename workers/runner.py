@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import JobNotFoundError, SourceChangedError
+from shared.errors import JobNotFoundError, MaskMissingError, ObjectMissingError, SourceChangedError
 from shared.jobs import Job
 from shared.keys import STAGES, StageName
 from shared.plan import Outputs, Plan, model_name
@@ -227,8 +227,6 @@ class Runner:
 
 def supplied_mask(source: Storage, key: str, pattern: str, settings: Settings) -> bytes:
     """Read the mask that lies beside a photo. Raises `MaskMissingError`."""
-    from shared.errors import MaskMissingError, ObjectMissingError  # noqa: PLC0415
-
     folder, _, name = key.rpartition("/")
     stem = (folder + "/" if folder else "") + (name.rpartition(".")[0] or name)
     mask = pattern.replace("{key}", key).replace("{stem}", stem)

@@ -73,7 +73,7 @@ class Model(Protocol[Input, Output]):
         ...
 
     def bucket(self, item: Input) -> Hashable:
-        """Inputs with equal buckets may share a batch."""
+        """Return the bucket; inputs with equal buckets may share a batch."""
         ...
 
     def infer(self, batch: Sequence[Input]) -> Sequence[Output]:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
-from shared.pictures import decode
 
 from shared.errors import RecipeError, UsageError
+from shared.pictures import decode
 from shared.recipe import ImageBackground, Recipe
 from shared.settings import Settings
 from shared.storage import open_storage

@@ -5,10 +5,10 @@ from __future__ import annotations
 import typer
 from rich.console import Console
 from rich.table import Table
-from shared.models import REGISTRY, fetch, find
 
 from producer.cli.common import err, load_settings
 from shared.errors import VitrinaError
+from shared.models import REGISTRY, fetch, find
 
 app = typer.Typer(help="Show and fetch model files.", no_args_is_help=True)
 

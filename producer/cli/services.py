@@ -15,34 +15,33 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 from rich.table import Table
-from shared.models import REGISTRY, find
 
 from producer.cli.common import BrokerOption, EndpointOption, err, load_settings, open_source
 from producer.cli.jobs import Session, run_job, tell
-from producer.embedded import Stack, env_for
+from producer.embedded import Stack, env_for, worker_command
 from producer.samples import write_samples
 from producer.submit import create_job
 from shared.errors import UsageError, VitrinaError
 from shared.keys import STAGES
+from shared.models import REGISTRY, find
 from shared.progress import broker_errors, connect
 from shared.recipe import Recipe
 from shared.storage import open_storage
 
 if TYPE_CHECKING:
+    from shared.keys import StageName
     from shared.settings import Settings
     from shared.storage import Storage
 
 BUCKET = "vitrina"
-FLOWER_PORT = 5555
 
 
-def worker_command(stage: str, settings: Settings) -> list[str]:
-    """Return the command line of a stage's Celery worker."""
-    if stage not in STAGES:
-        raise UsageError(f"no stage {stage!r}: choose {', '.join(STAGES)}")
-    options = ["-Q", stage, "-P", "threads", "-c", str(settings.threads), "-n", f"{stage}@%h"]
-    quiet = ["--without-gossip", "--without-mingle", "--loglevel", settings.log_level]
-    return [sys.executable, "-m", "celery", "-A", "workers.app", "worker", *options, *quiet]
+def check_stage(stage: str) -> StageName:
+    """Return the stage of that name. Raises `UsageError`."""
+    for known in STAGES:
+        if stage == known:
+            return known
+    raise UsageError(f"no stage {stage!r}: choose {', '.join(STAGES)}")
 
 
 def copy_objects(source: Storage, destination: Storage, prefix: str = "") -> int:
@@ -65,7 +64,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Run a worker of one stage in the foreground."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url)
-        command = worker_command(stage, settings)
+        command = worker_command(check_stage(stage), settings)
         os.execve(sys.executable, command, os.environ | env_for(settings))  # noqa: S606 - our own command
 
     @app.command(epilog="Example:  vitrina up")

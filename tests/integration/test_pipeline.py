@@ -126,7 +126,9 @@ class Catalogue:
 
     def outputs(self) -> dict[str, bytes]:
         files = (path for path in self.out.rglob("*") if path.is_file() and not path.name.startswith("."))
-        return {str(p.relative_to(self.out)): p.read_bytes() for p in files if p.relative_to(self.out).parts[0] != "jobs"}
+        return {
+            str(p.relative_to(self.out)): p.read_bytes() for p in files if p.relative_to(self.out).parts[0] != "jobs"
+        }
 
     def expected(self, job: Job) -> set[str]:
         plan = Plan(job.recipe)

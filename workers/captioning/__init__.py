@@ -1,0 +1,1 @@
+"""The captioning stage's models."""

@@ -1,4 +1,5 @@
 """The colour a person would name a product by."""
+# ruff: noqa: PLR2004 - the borders between names are a table in the form of code
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SAMPLES = 20_000
-"""Pixels looked at; more changes no name and costs time."""
+SAMPLES = 40_000
+"""Pixels of the frame looked at, about; more changes no name and costs time."""
 OPAQUE = 200
 """Mask level (0-255) above which a pixel is the product's own, unmixed with what was behind."""
 DOMINANT = 0.5
@@ -44,12 +45,15 @@ def dominant_color(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Color | N
     Pixels are parted into greys and hues, so that folds and highlights, which change lightness most, stay with their colour;
     the largest part is named by its median.
     """
-    pixels = rgb[mask > OPAQUE]
+    step = max(1, int((mask.size / SAMPLES) ** 0.5))
+    few, their_mask = rgb[::step, ::step], mask[::step, ::step]
+    if not (their_mask > OPAQUE).any():
+        few, their_mask = rgb, mask  # too thin a thing to be met by a coarse grid
+    pixels = few[their_mask > OPAQUE]
     if not len(pixels):
-        pixels = rgb[mask > 0]  # glass or gauze: nothing in it is opaque
+        pixels = few[their_mask > 0]  # glass or gauze: nothing in it is opaque
     if not len(pixels):
         return None
-    pixels = pixels[:: max(1, len(pixels) // SAMPLES)]
     lab = cv2.cvtColor(pixels[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
     parts = [*_greys(lab), *_hues(lab)]
     largest = max(parts, key=len)
@@ -94,42 +98,58 @@ def color_name(lightness: float, a: float, b: float) -> str:
     """Name one CIELAB colour (lightness 0-100). The borders were set by eye on the CSS colours of those names."""
     chroma, hue = float(np.hypot(a, b)), float(np.degrees(np.arctan2(b, a))) % 360
     if chroma < _CHROMA_OF_GREY:
-        return "white" if lightness > 78 else "black" if lightness < 25 else "grey"  # noqa: PLR2004 - borders, as all below
-    if hue < 42 or hue >= 345:  # noqa: PLR2004
-        return _reddish(lightness, chroma, hue)
-    if hue < 112:  # noqa: PLR2004
-        return _warm(lightness, chroma, hue)
-    if hue < 170:  # noqa: PLR2004
-        return "green"
-    if hue < 215:  # noqa: PLR2004
-        return "turquoise" if lightness >= 58 else "teal"  # noqa: PLR2004
-    if hue < 310:  # noqa: PLR2004
-        return _bluish(lightness, chroma, hue)
-    return "pink" if lightness > 58 and chroma > 60 else "purple"  # noqa: PLR2004
+        return "white" if lightness > 78 else "black" if lightness < 25 else "grey"
+    namer = next(namer for end, namer in _WHEEL if hue < end)
+    return namer(lightness, chroma, hue)
 
 
 def _reddish(lightness: float, chroma: float, hue: float) -> str:
-    if lightness < 33:  # noqa: PLR2004
+    if lightness < 33:
         return "burgundy"
-    red = 15 <= hue < 345 and chroma > 45 and lightness < 63  # noqa: PLR2004
-    if red:
+    if 15 <= hue < 345 and chroma > 45 and lightness < 63:
         return "red"
-    return "brown" if hue >= 25 and hue < 345 and chroma < 35 and lightness < 62 else "pink"  # noqa: PLR2004
+    return "brown" if 25 <= hue < 345 and chroma < 35 and lightness < 62 else "pink"
 
 
 def _warm(lightness: float, chroma: float, hue: float) -> str:
-    if hue < 52 and chroma > 65 and lightness < 58:  # noqa: PLR2004
+    if hue < 52 and chroma > 65 and lightness < 58:
         return "red"
-    if lightness > 62 and chroma < 36:  # noqa: PLR2004
+    if lightness > 62 and chroma < 36:
         return "beige"
-    if hue < 80:  # noqa: PLR2004
-        return "orange" if lightness > 57 and chroma > 45 else "beige" if lightness > 68 else "brown"  # noqa: PLR2004
-    if lightness > 66:  # noqa: PLR2004
+    if hue < 80:
+        return "orange" if lightness > 57 and chroma > 45 else "beige" if lightness > 68 else "brown"
+    if lightness > 66:
         return "yellow"
-    return "brown" if hue < 90 else "olive"  # noqa: PLR2004
+    return "brown" if hue < 90 else "olive"
+
+
+def _greenish(lightness: float, chroma: float, hue: float) -> str:
+    del lightness, chroma, hue
+    return "green"
+
+
+def _cyanish(lightness: float, chroma: float, hue: float) -> str:
+    del chroma, hue
+    return "turquoise" if lightness >= 58 else "teal"
 
 
 def _bluish(lightness: float, chroma: float, hue: float) -> str:
-    if lightness > 66 or (hue < 265 and lightness > 60):  # noqa: PLR2004
+    if lightness > 66 or (hue < 265 and lightness > 60):
         return "light blue"
-    return "navy" if lightness < 20 or (lightness < 28 and chroma < 55) else "blue"  # noqa: PLR2004
+    return "navy" if lightness < 20 or (lightness < 28 and chroma < 55) else "blue"
+
+
+def _purplish(lightness: float, chroma: float, hue: float) -> str:
+    del hue
+    return "pink" if lightness > 58 and chroma > 60 else "purple"
+
+
+_WHEEL = (  # degrees of CIELAB hue up to which, and who names the colours there
+    (42, _reddish),
+    (112, _warm),
+    (170, _greenish),
+    (215, _cyanish),
+    (310, _bluish),
+    (345, _purplish),
+    (361, _reddish),
+)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from shared.errors import ModelCorruptError
 
@@ -58,14 +59,20 @@ class _Layer(nn.Module):
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *, groups: int = 1, relu: bool = True
-    ):
+    ) -> None:
         super().__init__()
         # TensorFlow's SAME for an even side: at stride 2 the odd pixel of padding lies at the right and the bottom.
         before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
         self._padding = [before, after, before, after] if kernel > 1 else None
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(outputs, eps=EPSILON)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=EPSILON)
         self._relu = relu
+
+    def fold(self) -> None:
+        """Multiply the batch norm into the convolution: same result, a fifth less time on a CPU."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+            self.norm = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         if self._padding:
@@ -77,7 +84,7 @@ class _Layer(nn.Module):
 class _Block(nn.Module):
     """Widen, filter each channel, narrow again; add the input where the shapes allow."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = inputs * expansion
         self.expand = _Layer(inputs, wide) if expansion > 1 else nn.Identity()
@@ -113,7 +120,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def read_network(path: Path) -> EfficientNetLite0:
-    """Build the network with the weights at `path`. Raises `ModelCorruptError` when they are not EfficientNet-Lite0's."""
+    """Build the network with the weights at `path`, ready to classify. Raises `ModelCorruptError` when they are not EfficientNet-Lite0's."""
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         network = EfficientNetLite0()
@@ -121,7 +128,11 @@ def read_network(path: Path) -> EfficientNetLite0:
     except (KeyError, ValueError, RuntimeError, EOFError, AttributeError) as error:
         msg = f"{path} does not hold EfficientNet-Lite0's weights: delete it and fetch the models again"
         raise ModelCorruptError(msg) from error
-    return network.eval()
+    network.eval()
+    for layer in network.modules():
+        if isinstance(layer, _Layer):
+            layer.fold()
+    return network
 
 
 def rename(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from shared.models import find
 
 from shared.errors import NoProductError
-from shared.models import find
 from shared.pictures import decode
 from workers.captioning.colors import Color, dominant_color
 from workers.captioning.gates import caption_reasons
@@ -82,7 +82,7 @@ class LabelsModel:
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         network = read_network(find("efficientnet-lite0", self._models_dir))
         # Channels last is a third faster on a CPU for these depthwise convolutions.
-        self._network = network.to(self._device, memory_format=torch.channels_last)
+        self._network = network.to(self._device).to(memory_format=torch.channels_last)
         self.infer([Prepared(np.full((len(BACKDROPS), SIDE, SIDE, 3), 127, np.uint8), None)])
 
     def prepare(self, work: Work) -> Prepared:
@@ -123,7 +123,7 @@ class LabelsModel:
             raise TypeError(msg)
         guess = best_guess(output, settings.min_confidence)
         color = item.color.name if item.color else None
-        captions = {language: caption(guess.label, color, language) for language in settings.languages}
+        captions: dict[str, str] = {language: caption(guess.label, color, language) for language in settings.languages}
         record = {"captions": captions, **_evidence(guess, item.color, output)}
         return Result(
             {"caption": Artifact(json.dumps(record, ensure_ascii=False).encode(), "application/json", "json")},

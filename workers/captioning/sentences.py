@@ -79,13 +79,7 @@ def russian_color(color: str, form: Gender | Literal["of"] = "m") -> str:
 
 def _unknown(color: str | None, language: Language) -> str:
     if language == "en":
-        return (
-            f"A {color} product."
-            if color and article(color) == "a"
-            else f"An {color} product."
-            if color
-            else "A product."
-        )
+        return _sentence(f"{article(color)} {color} product") if color else "A product."
     if color is None:
         return "Товар."
     if color == "multicoloured":

@@ -1,0 +1,1 @@
+"""The inpainting stage's models."""

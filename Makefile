@@ -1,0 +1,46 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PHOTOS ?=
+
+.PHONY: help setup demo up test lint format bench-pipeline clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ –/'
+
+# The stamp makes every target set itself up, and once only.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Vitrina needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  --editable '.[worker,embedded,demo]' --group lint --group test
+	$(BIN)/vitrina models fetch
+	@touch $@
+
+setup: $(VENV)/.ready ## make .venv with everything, fetch the starter models
+
+demo: $(VENV)/.ready ## sample photos (or PHOTOS=folder) to a catalogue and a report
+	$(BIN)/vitrina demo $(if $(PHOTOS),"$(PHOTOS)")
+
+up: $(VENV)/.ready ## the embedded stack in the foreground
+	$(BIN)/vitrina up
+
+test: $(VENV)/.ready ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.ready ## fix style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench-pipeline: $(VENV)/.ready ## the pipeline against a plain serial loop
+	$(BIN)/python bench/pipeline.py $(if $(PHOTOS),"$(PHOTOS)")
+
+clean: ## remove what make made
+	rm -rf $(VENV) vitrina-demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
