@@ -96,14 +96,14 @@ def main() -> None:
             model.load("cpu", os.cpu_count() or 1)
         with Stack(settings, s3=False, workers=STAGES, flower=False, data_dir=folder / "stack") as stack:
             for number in range(options.rounds):
-                for kind in times:
+                for kind, measured in times.items():
                     destination = open_storage(str(folder / f"{kind}-{number}"), settings)
                     seconds = (
                         serial(models, source, destination)
                         if kind == "serial"
                         else pipeline(stack.settings, source, destination)
                     )
-                    times[kind].append(seconds)
+                    measured.append(seconds)
                     print(
                         f"round {number + 1}  {kind:<9} {seconds:7.2f} s  {options.items / seconds:6.2f} images/s",
                         flush=True,

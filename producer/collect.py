@@ -104,8 +104,8 @@ class Collector:
                 record = json.loads(self._destination.get(outputs.key("caption")).data)
             except StorageError as error:
                 record = {"outcome": "failed", "reasons": [error.reason]}
-        timings = {}
-        facts = {}
+        timings: dict[str, float] = {}
+        facts: dict[str, str] = {}
         for stage, provenance in record.get("stages", {}).items():
             timings[stage] = round(sum(provenance.get("seconds", {}).values()), 3)
             seconds[stage].append(timings[stage])

@@ -11,9 +11,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import AbstractContextManager, ExitStack, suppress
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from contextlib import ExitStack, suppress
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import redis
 from pydantic import SecretStr
@@ -21,7 +20,8 @@ from pydantic import SecretStr
 from shared.errors import VitrinaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from shared.keys import StageName
     from shared.settings import Settings
@@ -64,7 +64,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
-class Service(AbstractContextManager["Service"]):
+class Service:
     """One child process: started, waited for, stopped."""
 
     def __init__(
@@ -73,21 +73,24 @@ class Service(AbstractContextManager["Service"]):
         command: Sequence[str],
         folder: Path,
         *,
-        ready: Callable[[Service], bool],
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._command = list(command)
-        self._ready = ready
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
 
+    def ready(self) -> bool:
+        """Whether it serves; each service has its own way to tell."""
+        return self.running
+
     @property
     def pid(self) -> int:
         """Process id of the running service."""
-        assert self._process is not None
+        if self._process is None:
+            raise EmbeddedError(f"{self.name} was not started")
         return self._process.pid
 
     @property
@@ -113,7 +116,7 @@ class Service(AbstractContextManager["Service"]):
     def wait(self, seconds: float = START_SECONDS) -> None:
         """Wait until it serves. Raises `EmbeddedError` with the log's end."""
         until = time.monotonic() + seconds
-        while not self._ready(self):
+        while not self.ready():
             if not self.running or time.monotonic() > until:
                 tail = self.log.read_text(errors="replace").splitlines()[-5:]
                 what = "ended at its start" if not self.running else f"is not ready after {seconds:.0f} s"
@@ -138,7 +141,7 @@ class Service(AbstractContextManager["Service"]):
         if self._output:
             self._output.close()
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         self.start()
         self.wait()
         return self
@@ -158,9 +161,10 @@ class Broker(Service):
         folder.mkdir(parents=True, exist_ok=True)
         options = ["--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(folder)]
         kept = ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
-        super().__init__("broker", [str(get_binary_path()), *options, *kept], folder, ready=Broker._answers)
+        super().__init__("broker", [str(get_binary_path()), *options, *kept], folder)
 
-    def _answers(self) -> bool:
+    def ready(self) -> bool:
+        """Whether it answers a ping."""
         with redis.Redis(port=self._port) as client, suppress(redis.exceptions.RedisError):
             return bool(client.ping())
         return False
@@ -173,7 +177,11 @@ class S3Server(Service):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        super().__init__("s3", command, folder, ready=lambda _: _answers(self.url))
+        super().__init__("s3", command, folder)
+
+    def ready(self) -> bool:
+        """Whether it answers over HTTP."""
+        return _answers(self.url)
 
 
 class Flower(Service):
@@ -184,7 +192,11 @@ class Flower(Service):
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "celery", "-A", "workers.app", "flower"]
         options = ["--address=127.0.0.1", f"--port={port}", "--max_tasks=10000"]
-        super().__init__("flower", command + options, folder, ready=lambda _: _answers(self.url), env=env_for(settings))
+        super().__init__("flower", command + options, folder, env=env_for(settings))
+
+    def ready(self) -> bool:
+        """Whether it answers over HTTP."""
+        return _answers(self.url)
 
 
 def worker_command(stage: StageName, settings: Settings, *, app: str = "workers.app") -> list[str]:
@@ -198,9 +210,10 @@ class Worker(Service):
 
     def __init__(self, folder: Path, stage: StageName, settings: Settings, *, app: str = "workers.app") -> None:
         command = worker_command(stage, settings, app=app)
-        super().__init__(stage, command, folder, ready=Worker._logged_ready, env=env_for(settings))
+        super().__init__(stage, command, folder, env=env_for(settings))
 
-    def _logged_ready(self) -> bool:
+    def ready(self) -> bool:
+        """Whether Celery has said so: after the model is loaded and warm."""
         return b" ready." in self.log.read_bytes()
 
 
@@ -215,7 +228,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-class Stack(AbstractContextManager["Stack"]):
+class Stack:
     """Everything a job needs on one machine, for the time of a `with` block."""
 
     def __init__(
@@ -238,7 +251,7 @@ class Stack(AbstractContextManager["Stack"]):
         self._workers: list[Worker] = []
         self._exit = ExitStack()
 
-    def __enter__(self) -> Stack:
+    def __enter__(self) -> Self:
         with self._exit:
             broker = self._exit.enter_context(Broker(self._logs.parent / "broker"))
             given: dict[str, Any] = {"broker": SecretStr(broker.url)}

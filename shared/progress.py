@@ -149,7 +149,7 @@ class Progress:
     def attempt(self, stage: StageName, index: int) -> int:
         """Count a start of an item in a stage and return how many there have been."""
         with broker_errors():
-            return int(self._redis.hincrby(f"{self._name}:attempts:{stage}", str(index), 1))  # type: ignore[arg-type]
+            return int(self._redis.hincrby(f"{self._name}:attempts:{stage}", str(index), 1))
 
     def clear_attempts(self, stage: StageName, index: int) -> None:
         """Forget the starts of an item that has ended."""

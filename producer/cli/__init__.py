@@ -8,7 +8,7 @@ import sys
 import click
 import typer
 
-from producer.cli import jobs, models, services
+from producer.cli import doctor, jobs, models, services
 from shared.errors import UsageError, VitrinaError
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 jobs.register(app)
 services.register(app)
+doctor.register(app)
 app.add_typer(models.app, name="models")
 
 

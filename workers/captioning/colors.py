@@ -36,14 +36,14 @@ class Color:
     share: float
     """Part of the product's pixels that are of the largest colour, 0-1."""
     hex: str
-    """Median of the largest colour, `#rrggbb`."""
+    """The largest colour on its lit side, `#rrggbb`."""
 
 
 def dominant_color(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Color | None:
     """Name the colour of the product: `rgb` is (H, W, 3) sRGB, `mask` (H, W), both 0-255. None when the mask is empty.
 
     Pixels are parted into greys and hues, so that folds and highlights, which change lightness most, stay with their colour;
-    the largest part is named by its median.
+    the largest part is named by its lit side.
     """
     step = max(1, int((mask.size / SAMPLES) ** 0.5))
     few, their_mask = rgb[::step, ::step], mask[::step, ::step]
@@ -58,9 +58,16 @@ def dominant_color(rgb: NDArray[np.uint8], mask: NDArray[np.uint8]) -> Color | N
     parts = [*_greys(lab), *_hues(lab)]
     largest = max(parts, key=len)
     share = len(largest) / len(lab)
-    median = np.median(largest, axis=0)
-    name = color_name(*(float(value) for value in median)) if share >= DOMINANT else "multicoloured"
-    return Color(name, round(share, 3), _hex(median))
+    typical = _lit(largest)
+    name = color_name(*(float(value) for value in typical)) if share >= DOMINANT else "multicoloured"
+    return Color(name, round(share, 3), _hex(typical))
+
+
+def _lit(lab: NDArray[Any]) -> NDArray[Any]:
+    """Return the median of the pixels between half-lit and highlight: people name a thing by its lit side."""
+    low, high = np.percentile(lab[:, 0], (50, 90))
+    median: NDArray[Any] = np.median(lab[(lab[:, 0] >= low) & (lab[:, 0] <= high)], axis=0)
+    return median
 
 
 def _greys(lab: NDArray[Any]) -> list[NDArray[Any]]:
@@ -98,7 +105,7 @@ def color_name(lightness: float, a: float, b: float) -> str:
     """Name one CIELAB colour (lightness 0-100). The borders were set by eye on the CSS colours of those names."""
     chroma, hue = float(np.hypot(a, b)), float(np.degrees(np.arctan2(b, a))) % 360
     if chroma < _CHROMA_OF_GREY:
-        return "white" if lightness > 78 else "black" if lightness < 25 else "grey"
+        return "white" if lightness > 82 else "black" if lightness < 25 else "grey"
     namer = next(namer for end, namer in _WHEEL if hue < end)
     return namer(lightness, chroma, hue)
 
@@ -136,7 +143,7 @@ def _cyanish(lightness: float, chroma: float, hue: float) -> str:
 def _bluish(lightness: float, chroma: float, hue: float) -> str:
     if lightness > 66 or (hue < 265 and lightness > 60):
         return "light blue"
-    return "navy" if lightness < 20 or (lightness < 28 and chroma < 55) else "blue"
+    return "navy" if lightness < 20 or (lightness < 33 and chroma < 50) else "blue"
 
 
 def _purplish(lightness: float, chroma: float, hue: float) -> str:

@@ -6,6 +6,7 @@ checkpoint was converted from TensorFlow, hence the padding, the epsilon and the
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import torch
@@ -125,7 +126,7 @@ def read_network(path: Path) -> EfficientNetLite0:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         network = EfficientNetLite0()
         network.load_state_dict(rename(weights), strict=True)
-    except (KeyError, ValueError, RuntimeError, EOFError, AttributeError) as error:
+    except (KeyError, ValueError, RuntimeError, EOFError, AttributeError, UnpicklingError) as error:
         msg = f"{path} does not hold EfficientNet-Lite0's weights: delete it and fetch the models again"
         raise ModelCorruptError(msg) from error
     network.eval()

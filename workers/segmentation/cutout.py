@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Floats = NDArray[np.float32]
+
 _REACH = 0.008
-# How far, in parts of the product's mean side, pure colours are looked for around a soft edge; then four times as far.
+# How far, in parts of the product's mean side, pure colours are first looked for; then 4 and 16 times as far.
 
 
 def artifacts(rgb: Image.Image, alpha: NDArray[np.uint8], *, mixed: bool) -> Mapping[str, Artifact]:
@@ -51,33 +53,41 @@ def clean_colors(rgb: Image.Image, alpha: NDArray[np.uint8]) -> NDArray[np.uint8
     box = Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     size = box.reduced(FIT_PIXELS)
     window = (box.left, box.top, box.right, box.bottom)
-    small = np.asarray(rgb.resize(size, Image.Resampling.BOX, box=window), np.float32) / 255
-    matte = Image.fromarray(alpha).resize(size, Image.Resampling.BOX, box=window)
-    weight = np.asarray(matte, np.float32) / 255
+    small = _unit(rgb.resize(size, Image.Resampling.BOX, box=window))
+    weight = _unit(Image.fromarray(alpha).resize(size, Image.Resampling.BOX, box=window))
     guesses = np.dstack([_pure(small, weight), _pure(small, 1 - weight)])
     for top, bottom in box.strips():
         strip = np.s_[box.top + top : box.top + bottom, box.left : box.right]
         soft = (alpha[strip] > 0) & (alpha[strip] < 255)  # noqa: PLR2004 - opaque
         if soft.any():
             near = cut_rows(guesses, box, top, bottom)[soft]
-            a = (alpha[strip][soft].astype(np.float32) / 255)[:, None]
+            a = (alpha[strip][soft].astype(np.float32) / np.float32(255))[:, None]
             product, background = near[:, :3], near[:, 3:]
-            seen = out[strip][soft].astype(np.float32) / 255
+            seen = out[strip][soft].astype(np.float32) / np.float32(255)
             unexplained = seen - a * product - (1 - a) * background
-            out[strip][soft] = to_bytes(product + a * unexplained)
+            out[strip][soft] = to_bytes(cast("Floats", product + a * unexplained))
     return out
 
 
-def _pure(colors: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unit(image: Image.Image) -> Floats:
+    return cast("Floats", np.asarray(image, np.float32) / np.float32(255))
+
+
+def _pure(colors: Floats, weight: Floats) -> Floats:
     """Spread the colours of pixels of weight near 1 over the others; height x width x 3, 0 to 1."""
-    weight = (weight > 0.97).astype(np.float32) + np.float32(1e-6)  # noqa: PLR2004 - pure to the eye
+    pure = cast("Floats", (weight > 0.97).astype(np.float32) + np.float32(1e-6))  # noqa: PLR2004 - pure to the eye
     side = max(1.0, _REACH * float(np.sqrt(weight.size)))
-    out = np.zeros_like(colors)
-    # Far first: where a nearer guess has any weight it takes over.
-    for reach in (16, 4, 1):
-        radius = 2 * round(side * reach) + 1
-        share = cv2.boxFilter(weight, -1, (radius, radius), borderType=cv2.BORDER_REPLICATE)[..., None]
-        total = cv2.boxFilter(colors * weight[..., None], -1, (radius, radius), borderType=cv2.BORDER_REPLICATE)
+    far, middle, near = (_spread(colors, pure, 2 * round(side * reach) + 1) for reach in (16, 4, 1))
+    out = far[0]
+    # Where a nearer guess has any weight it takes over.
+    for guess, share in (middle, near):
         trust = np.clip(share * 50, 0, 1)
-        out = out * (1 - trust) + total / share * trust if reach != 16 else total / share  # noqa: PLR2004 - the first
-    return cast("NDArray[np.float32]", out)
+        out = cast("Floats", out + trust * (guess - out))
+    return out
+
+
+def _spread(colors: Floats, weight: Floats, side: int) -> tuple[Floats, Floats]:
+    """Return the weighted mean colour in a square of `side` pixels, and the mean weight there."""
+    total = cv2.boxFilter(colors * weight[..., None], -1, (side, side), borderType=cv2.BORDER_REPLICATE)
+    share = cv2.boxFilter(weight, -1, (side, side), borderType=cv2.BORDER_REPLICATE)[..., None]
+    return cast("Floats", total / share), cast("Floats", share)

@@ -67,10 +67,10 @@ def count_fragments(inside: NDArray[np.bool_]) -> int:
     small = inside.view(np.uint8)
     step = int(np.ceil(np.sqrt(inside.size / _LABEL_PIXELS)))
     if step > 1:
-        # The largest of each block, so that no thin piece is lost or torn by the reduction.
         height, width = (max(1, side // step) for side in inside.shape)
-        small = cv2.resize(small * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA) >= INSIDE // 2
-        small = small.astype(np.uint8)
+        shares = cv2.resize(small * np.uint8(255), (width, height), interpolation=cv2.INTER_AREA)
+        # A block a quarter full counts, so that a thin strap does not fall to pieces.
+        small = (shares >= INSIDE // 2).astype(np.uint8)
     _, _, stats, _ = cv2.connectedComponentsWithStats(small, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     return max(1, int((areas >= CRUMB * areas.max(initial=0)).sum()))

@@ -36,6 +36,8 @@ _RADII = 0.02, 0.01
 # sharpens what the first found. Larger ones gain on plain backgrounds and lose on white on white.
 _SMOOTHNESS = 1e-4
 # Variance of colour (0 to 1) under which the picture shows no edge to follow: JPEG noise stays below.
+_EXPLAINED = 0.6, 0.9
+# Share of the map's variance that colour must explain for the fit to count not at all, and fully.
 _LEVELS = 0.12, 0.88
 # The filter leaves a haze of this much on either side of an edge.
 
@@ -94,13 +96,13 @@ def refine(rgb: Image.Image, saliency: Floats) -> Bytes:
     coarse = _crop_map(saliency, box, rgb.size, small)
     lower, upper = _sure(coarse, coarse_radius)
     fit = _fit(guide, coarse, coarse_radius)
-    first = np.clip(_levels(_apply(fit, guide)), lower, upper)
+    first = cast("Floats", np.clip(_levels(_apply(fit, guide)), lower, upper))
     fit = _fit(guide, first, fine_radius)
-    known = np.dstack([fit, lower, upper])
+    known = cast("Floats", np.dstack([fit, lower, upper]).astype(np.float32, copy=False))
     for top, bottom in box.strips():
         rows = cut_rows(known, box, top, bottom)
         window = (box.left, box.top + top, box.right, box.top + bottom)
-        colors = np.asarray(rgb.crop(window), np.float32) / 255
+        colors = cast("Floats", np.asarray(rgb.crop(window), np.float32) / np.float32(255))
         part = np.clip(_levels(_apply(rows[..., :4], colors)), rows[..., 4], rows[..., 5])
         alpha[window[1] : window[3], box.left : box.right] = to_bytes(part)
     tidy(alpha[box.top : box.bottom, box.left : box.right])
@@ -111,7 +113,7 @@ def tidy(alpha: Bytes) -> None:
     """Drop crumbs and close small holes of a matte (height x width, 0 to 255), in place."""
     height, width = alpha.shape
     size = Box(0, 0, width, height).reduced(STRIP_PIXELS)
-    small = alpha if size == (width, height) else cv2.resize(alpha, size, interpolation=cv2.INTER_AREA)
+    small = alpha if size == (width, height) else cast("Bytes", cv2.resize(alpha, size, interpolation=cv2.INTER_AREA))
     inside = int((small >= INSIDE).sum())
     crumbs = _crumbs(small)
     holes = _small_pieces(small < INSIDE, HOLE * inside)
@@ -168,7 +170,7 @@ def _crop(rgb: Image.Image, box: Box, size: tuple[int, int]) -> Floats:
     """Cut a part out of a photo and shrink it to `size`; 0 to 1."""
     window = (box.left, box.top, box.right, box.bottom)
     small = rgb.resize(size, Image.Resampling.BOX, box=window)
-    return np.asarray(small, np.float32) / 255
+    return cast("Floats", np.asarray(small, np.float32) / np.float32(255))
 
 
 def _crop_map(values: Floats, box: Box, photo: tuple[int, int], size: tuple[int, int]) -> Floats:
@@ -215,7 +217,19 @@ def _fit(guide: Floats, alpha: Floats, radius: int) -> Floats:
         ]
     )
     offset = level - np.einsum("ijk,ijk->ij", slope, center)
-    return _mean(np.dstack([slope, offset]), radius)
+    return _trusted(_mean(np.dstack([slope, offset]), radius), guide, alpha, radius)
+
+
+def _trusted(fit: Floats, guide: Floats, alpha: Floats, radius: int) -> Floats:
+    """Go back to the map itself where colour does not explain it, as with a white product on white."""
+    level = _mean(alpha, radius)
+    variance = _mean(alpha * alpha, radius) - level * level
+    missed = _mean(np.square(_apply(fit, guide) - alpha), radius)
+    low, high = _EXPLAINED
+    trust = np.clip((1 - missed / (variance + 1e-4) - low) / (high - low), 0, 1)
+    fit = fit * trust[..., None]
+    fit[..., 3] += (1 - trust) * alpha
+    return fit
 
 
 def _apply(fit: Floats, colors: Floats) -> Floats:

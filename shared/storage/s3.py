@@ -1,0 +1,254 @@
+"""S3 and everything that speaks like it, through boto3."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore import exceptions as errors
+from botocore.config import Config
+from urllib3.exceptions import HTTPError
+
+from shared.errors import ObjectMissingError, PictureTooLargeError, StorageError, StorageRefusedError, UsageError
+from shared.storage.base import Blob, Stat
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mypy_boto3_s3 import S3Client
+
+    from shared.settings import Settings
+
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_EXISTS = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+_NO_CONDITIONS = {"501", "NotImplemented"}
+_NO_BUCKET = {"NoSuchBucket"}
+_REFUSED = {
+    "401",
+    "403",
+    "AccessDenied",
+    "AllAccessDisabled",
+    "ExpiredToken",
+    "Forbidden",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "Unauthorized",
+}
+_REFUSED_ERRORS = (errors.NoCredentialsError, errors.PartialCredentialsError, errors.ProfileNotFound)
+_WRONG_ADDRESS = (errors.ParamValidationError,)
+
+
+class S3Storage:
+    """A bucket and a prefix in it; keys are relative to the prefix."""
+
+    def __init__(self, client: S3Client, bucket: str, prefix: str, endpoint: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self._endpoint = endpoint
+        self._conditional = True
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+
+    @classmethod
+    def from_settings(cls, url: str, settings: Settings) -> S3Storage:
+        """Open `s3://bucket/prefix`. Nothing is sent until first use. Raises `UsageError` for a malformed address."""
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise UsageError(f"{url!r} names no bucket: use s3://bucket/prefix")
+        prefix = prefix.strip("/")
+        client = _client(settings)
+        return cls(client, bucket, f"{prefix}/" if prefix else "", settings.endpoint_url or "AWS")
+
+    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Stat]:
+        """Yield a page of 1,000 at a time; markers of empty folders are left out."""
+        start: dict[str, Any] = {"StartAfter": self._prefix + after} if after else {}
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=self._prefix + prefix, **start
+        )
+        iterator = iter(pages)
+        while True:
+            with self._errors(prefix):
+                page = next(iterator, None)
+            if page is None:
+                return
+            for row in page.get("Contents", []):
+                if not row["Key"].endswith("/"):
+                    key = row["Key"].removeprefix(self._prefix)
+                    yield Stat(key, row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
+
+    def head(self, key: str) -> Stat | None:
+        """Tell what is known of an object."""
+        try:
+            with self._errors(key):
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+        except ObjectMissingError:
+            return None
+        return _stat(key, answer)
+
+    def get(self, key: str, *, limit: int | None = None) -> Blob:
+        """Read an object; its length is checked against what the server announced."""
+        with self._errors(key):
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            stat = _stat(key, answer)
+            with answer["Body"] as body:
+                if limit is not None and stat.size > limit:
+                    msg = f"{stat.size} bytes are more than {limit}: raise VITRINA_MAX_BYTES or shrink the file"
+                    raise PictureTooLargeError(msg)
+                data = body.read()
+        if len(data) != stat.size:
+            raise StorageError(f"{self.url}/{key}: got {len(data)} of {stat.size} bytes")
+        return Blob(data, stat)
+
+    def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        content_type: str = "application/octet-stream",
+        metadata: Mapping[str, str] | None = None,
+        if_absent: bool = False,
+    ) -> bool:
+        """Write an object; S3 shows all of it or none."""
+        request: dict[str, Any] = {
+            "Bucket": self._bucket,
+            "Key": self._prefix + key,
+            "Body": data,
+            "ContentType": content_type,
+            "Metadata": dict(metadata or {}),
+        }
+        if not if_absent:
+            with self._errors(key):
+                self._client.put_object(**request)
+            return True
+        # Where the server cannot decide, a look before is the best there is; our names come from content, so a lost race writes equal bytes.
+        if self.head(key) is not None:
+            return False
+        try:
+            with self._errors(key, passing=_EXISTS | _NO_CONDITIONS):
+                self._client.put_object(**request | ({"IfNoneMatch": "*"} if self._conditional else {}))
+        except errors.ClientError as error:
+            if _code(error) in _EXISTS:
+                return False
+            self._conditional = False
+            return self.put(key, data, content_type=content_type, metadata=metadata, if_absent=True)
+        return True
+
+    def delete(self, key: str) -> None:
+        """Remove an object."""
+        with self._errors(key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+
+    def check_writable(self) -> None:
+        """Write and remove an empty object."""
+        key = f".vitrina-probe-{secrets.token_hex(4)}"
+        self.put(key, b"")
+        self.delete(key)
+
+    def ensure_bucket(self) -> None:
+        """Create the bucket when it is not there; for the embedded stack and for tests."""
+        with self._errors("", passing={"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}):
+            try:
+                self._client.create_bucket(Bucket=self._bucket)
+            except errors.ClientError as error:
+                if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                    raise
+
+    @contextmanager
+    def _errors(self, key: str, passing: frozenset[str] | set[str] = frozenset()) -> Iterator[None]:
+        where = f"{self.url}/{key}"
+        try:
+            yield
+        except errors.ClientError as error:
+            if _code(error) in passing:
+                raise
+            raise self._client_error(error, where) from None
+        except _REFUSED_ERRORS as error:
+            msg = f"no credentials for {self.url}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile ({error})"
+            raise StorageRefusedError(msg) from None
+        except _WRONG_ADDRESS as error:
+            raise StorageRefusedError(f"{where} cannot be asked for: {_line(error)}") from None
+        except errors.EndpointConnectionError:
+            msg = f"no S3 server answers at {self._endpoint}: start it, or check --endpoint-url"
+            raise StorageError(msg) from None
+        except (errors.BotoCoreError, HTTPError, OSError) as error:
+            raise StorageError(f"{where}: {_line(error)}") from None
+
+    def _client_error(self, error: errors.ClientError, where: str) -> StorageError:
+        code = _code(error)
+        if code in _NO_BUCKET:
+            msg = f"bucket {self._bucket!r} does not exist at {self._endpoint}: create it, or check --endpoint-url"
+            return StorageRefusedError(msg)
+        if code in _MISSING:
+            return ObjectMissingError(f"no object {where}")
+        if code in _REFUSED:
+            return StorageRefusedError(f"{where} is refused ({code}): check the credentials and the bucket's policy")
+        return StorageError(f"{where}: the server answered {code}")
+
+
+# Making a boto3 client reads megabytes of service descriptions; a worker opens the same one for each job.
+_clients: dict[tuple[str, ...], S3Client] = {}
+_lock = threading.Lock()
+
+
+def _client(settings: Settings) -> S3Client:
+    key_id, secret = settings.access_key_id, settings.secret_access_key
+    identity = (
+        settings.endpoint_url or "",
+        settings.s3_region or "",
+        key_id.get_secret_value() if key_id else "",
+        secret.get_secret_value() if secret else "",
+        f"{settings.s3_path_style} {settings.threads} {settings.s3_attempts}",
+        f"{settings.s3_connect_timeout} {settings.s3_read_timeout}",
+    )
+    with _lock:
+        if identity not in _clients:
+            _clients[identity] = _new_client(settings)
+        return _clients[identity]
+
+
+def _new_client(settings: Settings) -> S3Client:
+    config = Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "path" if settings.s3_path_style and settings.endpoint_url else "auto"},
+        retries={"mode": "standard", "max_attempts": settings.s3_attempts},
+        connect_timeout=settings.s3_connect_timeout,
+        read_timeout=settings.s3_read_timeout,
+        max_pool_connections=settings.threads * 2 + 4,
+    )
+    try:
+        session = boto3.session.Session()
+        region = settings.s3_region or session.region_name or ("us-east-1" if settings.endpoint_url else None)
+        key_id, secret = settings.access_key_id, settings.secret_access_key
+        return session.client(
+            "s3",
+            region_name=region,
+            endpoint_url=settings.endpoint_url,
+            aws_access_key_id=key_id.get_secret_value() if key_id else None,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            config=config,
+        )
+    except (errors.BotoCoreError, ValueError) as error:
+        raise UsageError(f"cannot set up S3: {_line(error)}: check --endpoint-url and the AWS settings") from None
+
+
+def _code(error: errors.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _stat(key: str, answer: Any) -> Stat:
+    return Stat(
+        key=key,
+        size=answer["ContentLength"],
+        etag=answer["ETag"].strip('"'),
+        modified=answer["LastModified"].timestamp(),
+        content_type=answer.get("ContentType", ""),
+        metadata=answer.get("Metadata", {}),
+    )

@@ -1,0 +1,195 @@
+"""What every storage promises, checked on the folder, on memory and on a real S3 server."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import SecretStr
+
+from producer.embedded import S3Server, free_port
+from shared.errors import (
+    KeyRefusedError,
+    ObjectMissingError,
+    PictureTooLargeError,
+    StorageError,
+    StorageRefusedError,
+    UsageError,
+)
+from shared.settings import Settings
+from shared.storage import MemoryStorage, Storage, open_storage
+from shared.storage.s3 import S3Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def s3_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        keys = {"access_key_id": SecretStr("test"), "secret_access_key": SecretStr("test-secret")}
+        yield Settings(endpoint_url=server.url, s3_attempts=1, **keys)
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    if request.param == "memory":
+        return MemoryStorage()
+    if request.param == "local":
+        return open_storage(str(tmp_path / "root"), Settings())
+    settings = request.getfixturevalue("s3_settings")
+    made = S3Storage.from_settings(f"s3://bucket/{tmp_path.name}/{abs(hash(request.node.name))}", settings)
+    made.ensure_bucket()
+    return made
+
+
+def test_what_was_put_is_read_back_whole(storage: Storage) -> None:
+    """Bytes, type and metadata come back as they were given."""
+    assert storage.put("a/b c.png", b"\x00\xff", content_type="image/png", metadata={"vitrina": "{}"})
+    blob = storage.get("a/b c.png")
+    assert (blob.data, blob.stat.size, blob.stat.content_type) == (b"\x00\xff", 2, "image/png")
+    assert blob.stat.metadata == {"vitrina": "{}"}
+    head = storage.head("a/b c.png")
+    assert head is not None
+    assert head.metadata == blob.stat.metadata
+    assert head.etag == blob.stat.etag == next(iter(storage.list())).etag
+
+
+def test_listing_is_in_key_order_and_resumes_after_a_key(storage: Storage) -> None:
+    """A cursor is a key: whatever the storage, the order is that of UTF-8 bytes."""
+    keys = ["a.jpg", "a/1.jpg", "a/я.jpg", "a0.jpg", "b/c/d.jpg", "b.jpg", "ё.jpg", "z z.jpg"]
+    for key in keys:
+        storage.put(key, b"x")
+    expected = sorted(keys, key=str.encode)
+    assert [stat.key for stat in storage.list()] == expected
+    for position, key in enumerate(expected):
+        assert [stat.key for stat in storage.list(after=key)] == expected[position + 1 :]
+    assert [stat.key for stat in storage.list("a/")] == ["a/1.jpg", "a/я.jpg"]
+    assert [stat.key for stat in storage.list("b")] == ["b.jpg", "b/c/d.jpg"]
+
+
+def test_what_is_absent_is_told_plainly(storage: Storage) -> None:
+    """Absence is an answer to `head`, an error to `get`, nothing to `delete`."""
+    storage.put("there", b"x")
+    assert storage.head("nothing") is None
+    with pytest.raises(ObjectMissingError):
+        storage.get("nothing")
+    storage.delete("nothing")
+    storage.delete("there")
+    assert storage.head("there") is None
+
+
+def test_an_object_over_the_limit_is_refused(storage: Storage) -> None:
+    """The limit protects memory: it is checked before reading."""
+    storage.put("big", b"x" * 100)
+    with pytest.raises(PictureTooLargeError):
+        storage.get("big", limit=99)
+    assert len(storage.get("big", limit=100).data) == 100
+
+
+def test_a_new_content_has_a_new_etag(storage: Storage) -> None:
+    """Fingerprints rest on it."""
+    storage.put("k", b"one")
+    before = storage.get("k").stat.etag
+    storage.put("k", b"three")
+    assert storage.get("k").stat.etag != before
+
+
+def test_a_conditional_put_keeps_the_first(storage: Storage) -> None:
+    """The second writer is told and changes nothing."""
+    assert storage.put("k", b"first", if_absent=True)
+    assert not storage.put("k", b"second", if_absent=True)
+    assert storage.get("k").data == b"first"
+
+
+def test_of_many_conditional_puts_one_content_stays(storage: Storage) -> None:
+    """Whole, whoever wins."""
+    answers: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda i=i: answers.append(storage.put("race", bytes([i]) * 1000, if_absent=True)))
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert any(answers)
+    assert len(set(storage.get("race").data)) == 1
+
+
+def test_a_writable_storage_says_so_and_keeps_nothing(storage: Storage) -> None:
+    """The probe leaves no object."""
+    storage.check_writable()
+    assert list(storage.list()) == []
+
+
+@pytest.mark.parametrize("key", ["../x", "/x", "a/../../x", "a//b", "."])
+def test_a_folder_cannot_be_left(tmp_path: Path, key: str) -> None:
+    """No key reaches outside the root."""
+    storage = open_storage(str(tmp_path / "root"), Settings())
+    with pytest.raises(KeyRefusedError):
+        storage.put(key, b"x")
+    with pytest.raises(KeyRefusedError):
+        storage.get(key)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    """Neither listed nor written through."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_text("s")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(outside)
+    (tmp_path / "root" / "file").symlink_to(outside / "secret")
+    storage = open_storage(str(tmp_path / "root"), Settings())
+    assert list(storage.list()) == []
+    with pytest.raises(KeyRefusedError):
+        storage.get("link/secret")
+
+
+def test_a_file_in_the_way_of_a_folder_is_one_clear_error(tmp_path: Path) -> None:
+    """`a` cannot hold `a/b`."""
+    storage = open_storage(str(tmp_path / "root"), Settings())
+    storage.put("a", b"x")
+    with pytest.raises(StorageRefusedError):
+        storage.put("a/b", b"x")
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    """With the path and the next step."""
+    with pytest.raises(StorageRefusedError, match="create it"):
+        list(open_storage(str(tmp_path / "nowhere"), Settings()).list())
+
+
+def test_a_missing_bucket_is_told(s3_settings: Settings) -> None:
+    """With its name and the next step."""
+    storage = open_storage("s3://no-such-bucket/x", s3_settings)
+    with pytest.raises(StorageRefusedError, match="no-such-bucket"):
+        list(storage.list())
+    with pytest.raises(StorageRefusedError):
+        storage.check_writable()
+
+
+def test_a_silent_server_is_an_error_that_may_pass() -> None:
+    """No S3 server at all: retried by tasks, one line for an operator."""
+    keys = {"access_key_id": SecretStr("a"), "secret_access_key": SecretStr("b")}
+    settings = Settings(endpoint_url=f"http://127.0.0.1:{free_port()}", s3_attempts=1, **keys)
+    with pytest.raises(StorageError, match="endpoint-url") as silent:
+        open_storage("s3://bucket", settings).get("x")
+    assert silent.value.retryable
+
+
+@pytest.mark.parametrize("url", ["s3://", "ftp://host/x", "http://host/x"])
+def test_an_address_of_another_kind_is_refused(url: str) -> None:
+    """A bucket or a folder is the contract."""
+    with pytest.raises(UsageError):
+        open_storage(url, Settings())
+
+
+def test_secrets_are_never_shown() -> None:
+    """Not in `repr`, which lands in logs."""
+    settings = Settings(broker=SecretStr("redis://:hunter2@host/0"), secret_access_key=SecretStr("hunter2"))
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in str(settings)
