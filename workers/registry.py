@@ -29,7 +29,8 @@ def make_model(stage: StageName, name: str, settings: Settings) -> Model[Any, An
         from workers.inpainting import BACKGROUNDS
 
         if name in BACKGROUNDS:
-            return BACKGROUNDS[name](**limits)
+            background: Model[Any, Any] = BACKGROUNDS[name](**limits)
+            return background
     elif name == "labels":
         from workers.captioning.labels import LabelsModel
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 def address(text: str) -> str:
     """Return an address that workers understand whatever their working folder."""
-    return text if "://" in text else str(Path(text).expanduser().absolute())
+    return text if "://" in text else os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - removes "..", and unlike resolve() keeps links
 
 
 def open_source(text: str, settings: Settings) -> Storage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, cast
 
 import cv2
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+_ROOM = 0.05
+# Margin around the product in parts of its mean side.
 _REACH = 0.008
 # How far, in parts of the product's mean side, pure colours are first looked for; then 4 and 16 times as far.
 
@@ -50,7 +53,14 @@ def clean_colors(rgb: Image.Image, alpha: NDArray[np.uint8]) -> NDArray[np.uint8
     rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
     if not rows.size:
         return out
-    box = Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    # Room for pure background all around, where the frame has it.
+    room = 8 + int(_ROOM * math.sqrt(len(rows) * len(columns)))
+    box = Box(
+        max(0, int(columns[0]) - room),
+        max(0, int(rows[0]) - room),
+        min(rgb.width, int(columns[-1]) + 1 + room),
+        min(rgb.height, int(rows[-1]) + 1 + room),
+    )
     size = box.reduced(FIT_PIXELS)
     window = (box.left, box.top, box.right, box.bottom)
     small = _unit(rgb.resize(size, Image.Resampling.BOX, box=window))
@@ -82,7 +92,7 @@ def _pure(colors: Floats, weight: Floats) -> Floats:
     # Where a nearer guess has any weight it takes over.
     for guess, share in (middle, near):
         trust = np.clip(share * 50, 0, 1)
-        out = cast("Floats", out + trust * (guess - out))
+        out = out + trust * (guess - out)
     return out
 
 

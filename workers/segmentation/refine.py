@@ -33,7 +33,7 @@ HOLE = 0.003
 
 _RADII = 0.02, 0.01
 # Radii of the two fits in parts of the photo's mean side: the first spans the coarse map's error (five of its 320 pixels), the second
-# sharpens what the first found. Larger ones gain on plain backgrounds and lose on white on white.
+# sharpens what the first found. Larger ones gained on some products and lost on white on white.
 _SMOOTHNESS = 1e-4
 # Variance of colour (0 to 1) under which the picture shows no edge to follow: JPEG noise stays below.
 _EXPLAINED = 0.6, 0.9
@@ -134,7 +134,7 @@ def cut_rows(small: Floats, box: Box, top: int, bottom: int) -> Floats:
     across, down = width / box.width, height / box.height
     # Pixel centres are matched; warpAffine takes the map from output to input.
     matrix = np.array([[across, 0, across / 2 - 0.5], [0, down, (top + 0.5) * down - 0.5]])
-    # OpenCV warps at most four channels at once and 32,767 columns in and out.
+    # OpenCV warps at most four channels at once.
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     layers = [
         cv2.warpAffine(
@@ -204,7 +204,7 @@ def _fit(guide: Floats, alpha: Floats, radius: int) -> Floats:
     products = [_mean(guide[..., i] * guide[..., j], radius) - center[..., i] * center[..., j] for i, j in pairs]
     rr, rg, rb, gg, gb, bb = products
     rr, gg, bb = rr + _SMOOTHNESS, gg + _SMOOTHNESS, bb + _SMOOTHNESS
-    # The inverse of the symmetric 3x3 covariance by cofactors: ten times faster than a solver per pixel.
+    # The inverse of the symmetric 3x3 covariance by cofactors.
     c00, c01, c02 = gg * bb - gb * gb, gb * rb - rg * bb, rg * gb - gg * rb
     c11, c12, c22 = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
     scale = 1 / (rr * c00 + rg * c01 + rb * c02)
@@ -227,9 +227,9 @@ def _trusted(fit: Floats, guide: Floats, alpha: Floats, radius: int) -> Floats:
     missed = _mean(np.square(_apply(fit, guide) - alpha), radius)
     low, high = _EXPLAINED
     trust = np.clip((1 - missed / (variance + 1e-4) - low) / (high - low), 0, 1)
-    fit = fit * trust[..., None]
-    fit[..., 3] += (1 - trust) * alpha
-    return fit
+    trusted = cast("Floats", fit * trust[..., None])
+    trusted[..., 3] += (1 - trust) * alpha
+    return trusted
 
 
 def _apply(fit: Floats, colors: Floats) -> Floats:
