@@ -29,8 +29,7 @@ def make_model(stage: StageName, name: str, settings: Settings) -> Model[Any, An
         from workers.inpainting import BACKGROUNDS
 
         if name in BACKGROUNDS:
-            background: Model[Any, Any] = BACKGROUNDS[name](**limits)
-            return background
+            return BACKGROUNDS[name](**limits)
     elif name == "labels":
         from workers.captioning.labels import LabelsModel
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class DrawnBackground(ABC):
     """What the four share: the product is framed, a background drawn, both composed and encoded. Satisfies `workers.stage.Model`."""
 
-    name: ClassVar[str]
+    name: str
     generated: ClassVar[bool] = False
     """Whether the picture carries the mark of a generated one."""
 
