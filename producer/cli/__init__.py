@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-import click
 import typer
+from typer._click.exceptions import ClickException  # typer carries its own click and exports no base class
 
 from producer.cli import doctor, jobs, models, services
 from shared.errors import UsageError, VitrinaError
@@ -31,9 +31,9 @@ def main() -> None:
     """Run the command line. Expected failures are one line on stderr: status 2 for wrong usage, 1 for the rest."""
     try:
         status = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         status = INTERRUPTED
-    except click.ClickException as error:
+    except ClickException as error:
         error.show()
         status = error.exit_code
     except UsageError as error:

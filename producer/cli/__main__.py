@@ -1,0 +1,5 @@
+"""`python -m producer.cli` is the command `vitrina`."""
+
+from producer.cli import main
+
+main()

@@ -1,0 +1,227 @@
+"""The command line as a user meets it: a folder in, a catalogue out; and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image, ImageDraw
+
+from producer.embedded import free_port
+from shared.errors import ModelMissingError
+from shared.models import REGISTRY, find
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VITRINA = [sys.executable, "-m", "producer.cli"]
+ROOT = Path(__file__).parents[2]
+GOOD = {"mug.jpg", "mug.png", "shelf/mug.jpg", "naïve «кружка» 'x'.png", "wide.png", "really a png.jpg"}
+BAD = {
+    "empty.jpg": "unreadable",
+    "cut short.jpg": "unreadable",
+    "not a picture.jpg": "unsupported",
+    "notes.txt": "unsupported",
+    "one pixel.png": "too_small",
+    "bomb.png": "too_large",
+    "line\nbreak.png": "bad_key",
+    "grey wall.png": "no_product",
+}
+
+
+def vitrina(
+    *arguments: str, timeout: float = 150, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*VITRINA, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | (env or {}),
+    )
+
+
+def draw_mug(path: Path, size: tuple[int, int] = (320, 240)) -> None:
+    """Draw a product that any saliency model finds: a blue mug on a light table."""
+    image = Image.new("RGB", size, "#e9e4da")
+    pen = ImageDraw.Draw(image)
+    middle, side = size[0] // 2, size[1] // 3
+    pen.ellipse(
+        (middle + side // 2, size[1] // 2 - side // 2, middle + side, size[1] // 2 + side // 3),
+        outline="#12306e",
+        width=max(2, side // 8),
+    )
+    pen.rounded_rectangle(
+        (middle - side // 2, size[1] // 2 - side, middle + side // 2, size[1] // 2 + side), side // 8, fill="#1d4ed8"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, format="PNG" if path.suffix == ".png" or "really" in path.name else "JPEG")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shop")
+    photos = folder / "photos"
+    for name in GOOD - {"wide.png"}:
+        draw_mug(photos / name)
+    draw_mug(photos / "wide.png", (6000, 200))
+    whole = (photos / "mug.jpg").read_bytes()
+    (photos / "empty.jpg").touch()
+    (photos / "cut short.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "not a picture.jpg").write_bytes(b"MZ" + os.urandom(500))
+    (photos / "notes.txt").write_text("call the studio")
+    Image.new("RGB", (1, 1)).save(photos / "one pixel.png")
+    Image.new("1", (30_000, 30_000)).save(photos / "bomb.png")
+    draw_mug(photos / "line\nbreak.png")
+    Image.fromarray(np.full((200, 200, 3), 128, np.uint8)).save(photos / "grey wall.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models() -> None:
+    try:
+        for name in REGISTRY:
+            find(name, Settings().models_dir)
+    except ModelMissingError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def first(shop: Path, models: None) -> subprocess.CompletedProcess[str]:
+    del models
+    return vitrina(
+        "run", str(shop / "photos"), "--out", str(shop / "out"), "--report", str(shop / "report.html"), "--json"
+    )
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def test_bad_photos_fail_with_their_reason_and_the_others_finish(
+    first: subprocess.CompletedProcess[str], shop: Path
+) -> None:
+    """Every file is accounted for; the exit status says that some failed."""
+    summary = last_line(first)
+    assert first.returncode == 1, first.stderr
+    assert (summary["items"], summary["done"], summary["failed"]) == (len(GOOD) + len(BAD), len(GOOD), len(BAD))
+    assert set(summary) == {
+        "job",
+        "items",
+        "done",
+        "needs_review",
+        "failed",
+        "skipped",
+        "seconds",
+        "images_per_second",
+        "report",
+    }
+    for name in GOOD:
+        kinds = {path.name.split("-")[0] for path in (shop / "out" / name).iterdir() if not path.name.startswith(".")}
+        assert kinds == {"mask", "cutout", "image", "caption"}
+    assert "Traceback" not in first.stderr
+
+
+def test_the_report_names_every_failure(first: subprocess.CompletedProcess[str], shop: Path) -> None:
+    """One file with all of it."""
+    assert first.stdout
+    page = (shop / "report.html").read_text()
+    for reason in set(BAD.values()):
+        assert reason in page
+    assert "notes.txt" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_record_of_an_item_tells_everything_that_led_to_it(
+    first: subprocess.CompletedProcess[str], shop: Path
+) -> None:
+    """Captions, outcome, models, seed, timings and measures."""
+    assert first.stdout
+    record = json.loads(next((shop / "out" / "mug.jpg").glob("caption-*.json")).read_text())
+    assert set(record["captions"]) == {"en", "ru"}
+    assert set(record["stages"]) == {"segmentation", "inpainting", "captioning"}
+    assert record["stages"]["inpainting"]["measures"]["preserved_max_difference"] == 0
+    assert record["recipe"]["background"]["model"] == "studio"
+
+
+def test_running_again_skips_what_is_done(first: subprocess.CompletedProcess[str], shop: Path) -> None:
+    """Only what failed before is tried again."""
+    assert first.stdout
+    again = last_line(vitrina("run", str(shop / "photos"), "--out", str(shop / "out"), "--json"))
+    assert (again["done"], again["skipped"], again["failed"]) == (len(GOOD), len(GOOD), len(BAD))
+
+
+def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, models: None) -> None:
+    """Status 130, no traceback, no process left."""
+    for number in range(300):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(b"")
+    draw_mug(tmp_path / "photos" / "mug.jpg", (2000, 1500))
+    command = [*VITRINA, "run", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not list((tmp_path / "out" / "jobs").glob("*/job.json")):
+        time.sleep(0.05)
+    time.sleep(1)
+    children = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "Traceback" not in said
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["run", "{tmp}/nowhere", "--out", "{tmp}/out"], 2, ["nowhere", "folder"]),
+        (["run", "{tmp}/photos"], 2, ["--out"]),
+        (["run", "{tmp}/photos", "--out", "{tmp}/photos"], 2, ["--out"]),
+        (["run", "{tmp}/photos", "--out", "{tmp}/file"], 1, ["file", "check the path"]),
+        (["run", "{tmp}/photos", "--out", "{tmp}/out", "--recipe", "{tmp}/bad.yaml"], 2, ["background.lava", "studio"]),
+        (["run", "{tmp}/photos", "--out", "{tmp}/out", "--recipe", "{tmp}/none.yaml"], 2, ["none.yaml"]),
+        (
+            ["run", "{tmp}/photos", "--out", "{tmp}/out", "--broker", "redis://127.0.0.1:{port}/0"],
+            1,
+            ["broker", "--broker"],
+        ),
+        (["run", "{tmp}/photos", "--out", "ftp://x/y"], 2, ["s3://"]),
+        (
+            ["run", "s3://bucket/x", "--out", "{tmp}/out", "--endpoint-url", "http://127.0.0.1:{port}"],
+            1,
+            ["endpoint-url"],
+        ),
+        (["worker", "painting"], 2, ["segmentation"]),
+        (["status", "no-such-job", "--out", "{tmp}/out"], 2, ["no-such-job"]),
+        (["models", "fetch", "gpt"], 2, ["u2netp"]),
+        (["frobnicate"], 2, ["frobnicate"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_what_cannot_work_is_one_clear_line(
+    tmp_path: Path, arguments: Sequence[str], status: int, words: Sequence[str]
+) -> None:
+    """No traceback; the line says what to do."""
+    draw_mug(tmp_path / "photos" / "mug.jpg")
+    (tmp_path / "file").touch()
+    (tmp_path / "bad.yaml").write_text("background: {model: lava}\n")
+    port = str(free_port())
+    filled = [a.replace("{tmp}", str(tmp_path)).replace("{port}", port) for a in arguments]
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "VITRINA_S3_ATTEMPTS": "1"}
+    done = vitrina(*filled, timeout=60, env=keys)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr or word == "background.lava", done.stderr
+    assert done.stdout == ""
