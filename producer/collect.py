@@ -107,7 +107,9 @@ class Collector:
         timings: dict[str, float] = {}
         facts: dict[str, str] = {}
         for stage, provenance in record.get("stages", {}).items():
-            timings[stage] = round(sum(provenance.get("seconds", {}).values()), 3)
+            # Waiting for the batch is the queue's time, not the item's.
+            phases = {phase: spent for phase, spent in provenance.get("seconds", {}).items() if phase != "wait"}
+            timings[stage] = round(sum(phases.values()), 3)
             seconds[stage].append(timings[stage])
             facts |= {str(name): str(value) for name, value in provenance.get("measures", {}).items()}
         return Card(

@@ -35,6 +35,12 @@ def exit_wedged(seconds: float) -> None:
     os._exit(WEDGED_STATUS)
 
 
+class Pending(Future[Output]):
+    """An input's answer to come, and its share of the batch's time once it has."""
+
+    seconds: float = 0.0
+
+
 class Batcher(Generic[Input, Output]):
     """Runs `infer` in one thread of its own on batches of inputs of equal bucket.
 
@@ -56,7 +62,7 @@ class Batcher(Generic[Input, Output]):
         self._max_batch = max_batch
         self._deadline = deadline
         self._on_wedged = on_wedged
-        self._waiting: dict[Hashable, deque[tuple[Input, Future[Output]]]] = {}
+        self._waiting: dict[Hashable, deque[tuple[Input, Pending[Output]]]] = {}
         self._limits: dict[Hashable, int] = {}
         self._batch_seconds = 0.0
         self._began: float | None = None
@@ -67,9 +73,9 @@ class Batcher(Generic[Input, Output]):
         self._watchdog = threading.Thread(target=self._watch, name="batcher-watchdog", daemon=True)
         self._watchdog.start()
 
-    def submit(self, item: Input) -> Future[Output]:
+    def submit(self, item: Input) -> Pending[Output]:
         """Queue one input. The future ends with its output or with what went wrong for it alone."""
-        future: Future[Output] = Future()
+        future: Pending[Output] = Pending()
         bucket = self._bucket(item)
         with self._changed:
             if self._closed:
@@ -99,7 +105,7 @@ class Batcher(Generic[Input, Output]):
             # An even-handed average: the linger follows load and picture sizes within a few batches.
             self._batch_seconds = seconds if not self._batch_seconds else 0.5 * (self._batch_seconds + seconds)
 
-    def _take(self) -> tuple[Hashable, list[tuple[Input, Future[Output]]]] | None:
+    def _take(self) -> tuple[Hashable, list[tuple[Input, Pending[Output]]]] | None:
         with self._changed:
             while not self._waiting:
                 if self._closed:
@@ -120,7 +126,8 @@ class Batcher(Generic[Input, Output]):
                 self._waiting[bucket] = queue
             return bucket, batch
 
-    def _run(self, bucket: Hashable, batch: list[tuple[Input, Future[Output]]]) -> None:
+    def _run(self, bucket: Hashable, batch: list[tuple[Input, Pending[Output]]]) -> None:
+        start = time.monotonic()
         try:
             outputs = self._infer([item for item, _ in batch])
             if len(outputs) != len(batch):
@@ -128,10 +135,12 @@ class Batcher(Generic[Input, Output]):
         except Exception as error:  # noqa: BLE001 - whatever a model raises belongs to an item, never to this thread
             self._recover(bucket, batch, error)
             return
+        share = (time.monotonic() - start) / len(batch)
         for (_, future), output in zip(batch, outputs, strict=True):
+            future.seconds = share
             future.set_result(output)
 
-    def _recover(self, bucket: Hashable, batch: list[tuple[Input, Future[Output]]], error: Exception) -> None:
+    def _recover(self, bucket: Hashable, batch: list[tuple[Input, Pending[Output]]], error: Exception) -> None:
         out_of_memory = _is_out_of_memory(error)
         if len(batch) == 1:
             failure = OutOfMemoryError(f"one picture alone does not fit: {error}") if out_of_memory else error

@@ -58,6 +58,11 @@ class Clock:
         self.seconds[phase] = round(self.seconds.get(phase, 0.0) + now - self._last, 4)
         self._last = now
 
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Count part of one phase as another."""
+        self.seconds[target] = round(seconds, 4)
+        self.seconds[source] = round(max(0.0, self.seconds[source] - seconds), 4)
+
 
 class Runner:
     """One stage of one worker process. `run` is called from many threads."""
@@ -154,8 +159,10 @@ class Runner:
         clock.lap("fetch")
         prepared = model.prepare(work)
         clock.lap("prepare")
-        output = batcher.submit(prepared).result()
-        clock.lap("infer")
+        pending = batcher.submit(prepared)
+        output = pending.result()
+        clock.lap("wait")
+        clock.move("wait", "infer", pending.seconds)
         result = model.finish(work, prepared, output)
         clock.lap("finish")
         # What was in doubt before stays in doubt: a picture made from a doubtful mask needs the same look.
