@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from shared.models import find
 
 from shared.errors import NoProductError
+from shared.models import find
 from shared.pictures import decode
 from workers.captioning.colors import Color, dominant_color
 from workers.captioning.gates import caption_reasons
