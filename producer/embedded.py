@@ -248,7 +248,7 @@ class Stack:
         self._flower = flower
         self._logs = data_dir / "logs"
         self._app = app
-        self._workers: list[Worker] = []
+        self.workers: list[Worker] = []
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
@@ -258,8 +258,8 @@ class Stack:
             if self._s3:
                 given |= {"endpoint_url": self._exit.enter_context(S3Server(self._logs)).url, **S3_KEYS}
             self.settings = self.settings.model_copy(update=given)
-            self._workers = [Worker(self._logs, stage, self.settings, app=self._app) for stage in self._stages]
-            services: list[Service] = list(self._workers)
+            self.workers = [Worker(self._logs, stage, self.settings, app=self._app) for stage in self._stages]
+            services: list[Service] = list(self.workers)
             if self._flower:
                 flower = Flower(self._logs, self.settings)
                 self.flower_url = flower.url
@@ -275,14 +275,14 @@ class Stack:
 
     def __exit__(self, *_: object) -> None:
         # All are asked first, so that they end at the same time.
-        for worker in self._workers:
+        for worker in self.workers:
             if worker.running:
                 os.kill(worker.pid, signal.SIGTERM)
         self._exit.close()
 
     def look_after(self) -> None:
         """Start again a worker that has died, as a supervisor would."""
-        for worker in self._workers:
+        for worker in self.workers:
             if not worker.running:
                 worker.stop()
                 worker.start()

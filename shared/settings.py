@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     model_threads: int = Field(default=0, ge=0)
     """CPU threads of one model; 0 means one on a shared machine, see `threads_per_model`."""
 
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+    """Port of the worker's Prometheus endpoint; 0 for none. One port per worker of a machine."""
+
     # limits on what comes in
     max_bytes: int = Field(default=50_000_000, ge=1)
     """Largest source file."""

@@ -14,6 +14,7 @@ from shared.keys import STAGES, StageName
 from shared.logs import configure_logging
 from shared.plan import model_name
 from shared.recipe import Recipe
+from workers import metrics
 from workers.runner import Runner
 from workers.tasks import register
 
@@ -38,6 +39,7 @@ def boot(settings: Settings, make: Callable[[StageName, str, Settings], Model[An
     register(app, runners)
 
     def load_models(**_: Any) -> None:
+        metrics.serve(settings.metrics_port)
         for stage in STAGES:
             if stage in app.amqp.queues.consume_from:
                 try:

@@ -16,12 +16,13 @@ from shared.plan import Outputs, Plan, model_name
 from shared.progress import Progress, connect
 from shared.provenance import Provenance
 from shared.storage import open_storage
+from workers import metrics
 from workers.batcher import Batcher
 from workers.registry import make_model
 from workers.stage import Result, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from shared.messages import Item
     from shared.settings import Settings
@@ -97,15 +98,25 @@ class Runner:
                 model = self._make(self.stage, name, self.settings)
                 model.load(self.settings.device, self.settings.threads_per_model())
                 batcher = Batcher(
-                    model.infer,
+                    self._counted(model),
                     model.bucket,
                     max_batch=self.settings.max_batch,
                     deadline=self.settings.batch_deadline,
                 )
                 self._models[name] = model, batcher
                 seconds = round(time.perf_counter() - start, 2)
+                metrics.LOADS.labels(self.stage, name).observe(seconds)
                 log.info("loaded %s", name, extra={"action": "loaded", "stage": self.stage, "seconds": seconds})
             return self._models[name]
+
+    def _counted(self, model: Model[Any, Any]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        sizes = metrics.BATCHES.labels(self.stage)
+
+        def infer(batch: Sequence[Any]) -> Sequence[Any]:
+            sizes.observe(len(batch))
+            return model.infer(batch)
+
+        return infer
 
     def open(self, job: str) -> OpenJob:
         """Open a job's records and storages; the last few are kept. Raises `JobNotFoundError`."""
@@ -136,6 +147,7 @@ class Runner:
         else:
             provenance = self._make_outputs(opened, item, outputs)
         opened.progress.finish(self.stage, item.index, ran=provenance.job == item.job, review=bool(provenance.reasons))
+        metrics.count(self.stage, "skipped" if stat else "needs_review" if provenance.reasons else "done")
         log.info(
             "%s %s",
             "done" if stat is None else "skipped",
@@ -179,6 +191,7 @@ class Runner:
         )
         self._save(opened, item, outputs, work, result, provenance)
         clock.lap("save")
+        metrics.observe(self.stage, clock.seconds)
         return provenance
 
     def _fetch(self, opened: OpenJob, item: Item, outputs: Outputs, reads: tuple[str, ...]) -> Work:

@@ -12,6 +12,7 @@ from celery.exceptions import Reject, Retry
 from shared.errors import JobNotFoundError, MessageError, StageFailedError, VitrinaError, WorkerLostError
 from shared.messages import Item
 from shared.progress import Failure
+from workers import metrics
 
 if TYPE_CHECKING:
     from shared.keys import StageName
@@ -63,19 +64,19 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
             log.error("dropped: %s", error, extra=self._fields(item, "dropped"))  # noqa: TRY400 - expected, no traceback
             raise
         except VitrinaError as error:
-            if error.retryable and self._attempts_left(item):
+            if error.retryable and self._attempts_left():
                 self._again(item, error)
             raise self._end(item, error) from None
         opened.progress.clear_attempts(self.stage, item.index)
 
-    def _attempts_left(self, item: Item) -> bool:
-        del item
+    def _attempts_left(self) -> bool:
         return int(self.request.retries) + 1 < self.runner.settings.max_attempts
 
     def _again(self, item: Item, error: VitrinaError) -> NoReturn:
         # Full jitter: workers that failed together do not come back together.
         backoff = self.runner.settings.retry_base * 2 ** int(self.request.retries)
         countdown = random.uniform(0.5, 1) * min(MAX_BACKOFF, backoff)  # noqa: S311 - not a secret
+        metrics.count(self.stage, "retried", error.reason)
         log.warning("again in %.1f s: %s", countdown, error, extra=self._fields(item, "retry"))
         try:
             raise self.retry(exc=error, countdown=countdown, max_retries=None)
@@ -86,6 +87,7 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
     def _end(self, item: Item, error: VitrinaError) -> VitrinaError:
         """Record the failure and return the error to raise, which stops the chain."""
         failure = Failure(item.index, item.key, self.stage, error.reason, str(error))
+        metrics.count(self.stage, "failed", error.reason)
         log.warning("failed %s: %s", item.key, error, extra=self._fields(item, "failed") | {"reason": error.reason})
         try:
             opened: OpenJob = self.runner.open(item.job)

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from producer.embedded import Broker, env_for
+from producer.embedded import Broker, env_for, free_port
 from producer.follow import Summary, follow
 from producer.submit import Submitter, create_job, list_photos
 from shared.broker import make_app
@@ -272,3 +273,26 @@ def test_the_worker_holds_no_child_processes(workers: Workers, catalogue: Catalo
     """One process per worker, threads around one batcher."""
     del catalogue
     assert all(not psutil.Process(p.pid).children() for p in workers.processes.values() if p.poll() is None)
+
+
+def test_a_worker_tells_prometheus_what_it_did(tmp_path: Path) -> None:
+    """Items by outcome, seconds by phase, batch sizes."""
+    port = free_port()
+    with Broker(tmp_path / "broker") as broker, connect(Settings(broker=broker.url)) as client:
+        settings = Settings(broker=broker.url, metrics_port=port)
+        app, own = make_app(settings), Workers(settings)
+        catalogue = Catalogue(tmp_path, settings, app, client)
+        catalogue.add("a.jpg", "photo")
+        catalogue.add("b.jpg", "bad")
+        try:
+            own.start("all", ",".join(STAGES))
+            assert catalogue.follow(catalogue.submit()).failed == 1
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+                text = page.read().decode()
+        finally:
+            own.stop()
+            app.close()
+    assert 'vitrina_items_total{outcome="done",reason="",stage="captioning"} 1.0' in text
+    assert 'vitrina_items_total{outcome="failed",reason="unreadable",stage="segmentation"} 1.0' in text
+    assert 'vitrina_phase_seconds_count{phase="infer",stage="inpainting"} 1.0' in text
+    assert 'vitrina_batch_size_count{stage="segmentation"} 1.0' in text
