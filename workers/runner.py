@@ -100,7 +100,7 @@ class Runner:
                 batcher = Batcher(
                     self._counted(model),
                     model.bucket,
-                    max_batch=self.settings.max_batch,
+                    max_batch=min(self.settings.max_batch, model.max_batch or self.settings.max_batch),
                     deadline=self.settings.batch_deadline,
                 )
                 self._models[name] = model, batcher

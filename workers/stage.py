@@ -68,6 +68,11 @@ class Model(Protocol[Input, Output]):
         """Read the weights to `device` and warm up. `threads` is the number of CPU threads the model may use. Raises `ModelMissingError`, `ModelCorruptError`."""
         ...
 
+    @property
+    def max_batch(self) -> int | None:
+        """Largest batch that makes this model faster, known once loaded; None leaves it to the settings."""
+        ...
+
     def prepare(self, work: Work) -> Input:
         """Turn files into the model's input."""
         ...

@@ -40,6 +40,10 @@ class InstantModel:
         del recipe
         return _READS[self._stage]
 
+    @property
+    def max_batch(self) -> None:
+        """Leave it to the settings."""
+
     def load(self, device: str, threads: int) -> None:
         """Load nothing."""
 

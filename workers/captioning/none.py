@@ -24,6 +24,11 @@ class NoCaptionModel:
         del recipe
         return ()
 
+    @property
+    def max_batch(self) -> int:
+        """Run photos one by one. Nothing is inferred, so nothing is gained by waiting for others."""
+        return 1
+
     def load(self, device: str, threads: int) -> None:
         """Load nothing."""
 

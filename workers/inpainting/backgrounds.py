@@ -45,6 +45,11 @@ class DrawnBackground(ABC):
         del recipe
         return ("source", "cutout")
 
+    @property
+    def max_batch(self) -> int:
+        """Run photos one by one. Nothing is inferred, so nothing is gained by waiting for others."""
+        return 1
+
     def load(self, device: str, threads: int) -> None:
         """Load nothing; OpenCV is kept to its share of the cores."""
         del device

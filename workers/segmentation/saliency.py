@@ -57,6 +57,11 @@ class SaliencyModel:
         del recipe
         return ("source",)
 
+    @property
+    def max_batch(self) -> int:
+        """Run photos one by one. The network takes one photo at a time: a batch would only make the first one wait for the last."""
+        return 1
+
     def load(self, device: str, threads: int) -> None:
         """Read the weights and run once. Raises `ModelMissingError`, `ModelCorruptError`."""
         del device

@@ -47,6 +47,11 @@ class SuppliedModel:
         """Read the photo and, where the recipe says so, the mask beside it."""
         return ("source", "supplied_mask") if _settings(recipe).mask == "supplied" else ("source",)
 
+    @property
+    def max_batch(self) -> int:
+        """Run photos one by one. Nothing is inferred, so nothing is gained by waiting for others."""
+        return 1
+
     def load(self, device: str, threads: int) -> None:
         """Load nothing."""
 
