@@ -6,6 +6,7 @@ import secrets
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as errors
@@ -210,6 +211,12 @@ def _client(settings: Settings) -> S3Client:
         return _clients[identity]
 
 
+def _proxies(endpoint: str | None) -> dict[str, str] | None:
+    # boto3 would send even loopback through HTTP_PROXY; None leaves the choice to the environment.
+    host = urlsplit(endpoint).hostname if endpoint else None
+    return {} if host in {"127.0.0.1", "localhost", "::1"} else None
+
+
 def _new_client(settings: Settings) -> S3Client:
     config = Config(
         signature_version="s3v4",
@@ -218,6 +225,7 @@ def _new_client(settings: Settings) -> S3Client:
         connect_timeout=settings.s3_connect_timeout,
         read_timeout=settings.s3_read_timeout,
         max_pool_connections=settings.threads * 2 + 4,
+        proxies=_proxies(settings.endpoint_url),
     )
     try:
         session = boto3.session.Session()

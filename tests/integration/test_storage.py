@@ -181,6 +181,16 @@ def test_a_silent_server_is_an_error_that_may_pass() -> None:
     assert silent.value.retryable
 
 
+def test_loopback_never_goes_through_a_proxy(s3_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded server must answer on machines that reach the world through one."""
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    other = s3_settings.model_copy(update={"threads": 3})  # not the client that the other tests share
+    storage = S3Storage.from_settings("s3://proxied", other)
+    storage.ensure_bucket()
+    storage.check_writable()
+
+
 @pytest.mark.parametrize("url", ["s3://", "ftp://host/x", "http://host/x"])
 def test_an_address_of_another_kind_is_refused(url: str) -> None:
     """A bucket or a folder is the contract."""
