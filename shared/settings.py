@@ -20,7 +20,7 @@ def _cache_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """Everything an operator can set; see docs/operations.md."""
+    """Everything an operator can set."""
 
     model_config = SettingsConfigDict(env_prefix="VITRINA_", env_file="vitrina.env", extra="ignore", frozen=True)
 
