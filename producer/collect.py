@@ -6,6 +6,7 @@ import io
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -29,11 +30,17 @@ if TYPE_CHECKING:
     from shared.settings import Settings
     from shared.storage import Storage
 
-VERSION = "0.1.0"
 SIDE = 192
 """Pixels of a thumbnail's longer side."""
 READERS = 8
 """Items read at once: storage answers slower than a thumbnail is made."""
+PORTION = 64
+"""Cards made ahead of the page."""
+SAMPLE = 500
+"""Items over which a stage's mean time is taken."""
+
+Row = tuple["Item", "Failure | None", bool]
+"""An item, why it failed, and whether an earlier job had made its outputs."""
 
 
 class Collector:
@@ -49,8 +56,7 @@ class Collector:
 
     def write(self, path: Path, summary: Summary, *, limit: int) -> None:
         """Write the report of at most `limit` items: failures, then those in need of review, then the others."""
-        seconds: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        cards = list(self._cards(limit, seconds))
+        rows = self._rows(limit)
         page = Page(
             job=self._job.id,
             source=self._job.source,
@@ -63,26 +69,53 @@ class Collector:
             skipped=summary.skipped,
             seconds=summary.seconds,
             images_per_second=summary.images_per_second,
-            stage_seconds={stage: sum(times) / len(times) for stage, times in seconds.items() if times},
+            stage_seconds=self._stage_seconds(rows[:SAMPLE]),
             started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self._job.created)),
             models={stage: model_name(self._job.recipe, stage) for stage in STAGES},
-            version=VERSION,
+            version=version("vitrina"),
         )
-        write_report(path, page, cards)
+        write_report(path, page, self._cards(rows))
 
-    def _cards(self, limit: int, seconds: dict[str, list[float]]) -> Iterator[Card]:
+    def _rows(self, limit: int) -> list[Row]:
+        """Choose the items to show: failures, then those in need of review, then the others; each in the job's order."""
         failures = {failure.index: failure for failure in self._progress.failures()}
-        done, review = self._progress.outcome_bits()
-        rows: list[tuple[int, Item, Failure | None]] = []
+        done, review, ran = self._progress.outcome_bits()
+        ranks: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
         for item in read_items(self._destination, self._job.id):
-            rank = 0 if item.index in failures else 1 if _bit(review, item.index) else 2
-            if rank == 0 or _bit(done, item.index):
-                rows.append((rank, item, failures.get(item.index)))
-        rows.sort(key=lambda row: row[0])
-        with ThreadPoolExecutor(READERS) as pool:
-            yield from pool.map(lambda row: self._card(row[1], row[2], seconds), rows[:limit])
+            failure = failures.get(item.index)
+            if failure is None and not _bit(done, item.index):
+                continue  # not finished yet
+            rank = ranks[0 if failure else 1 if _bit(review, item.index) else 2]
+            if len(rank) < limit:
+                rank.append((item, failure, not _bit(ran, item.index)))
+        return [*ranks[0], *ranks[1], *ranks[2]][:limit]
 
-    def _card(self, item: Item, failure: Failure | None, seconds: dict[str, list[float]]) -> Card:
+    def _stage_seconds(self, rows: list[Row]) -> dict[str, float]:
+        with ThreadPoolExecutor(READERS) as pool:
+            records = list(pool.map(self._record, (item for item, failure, _ in rows if failure is None)))
+        means: dict[str, float] = {}
+        for stage in STAGES:
+            spent = [_worked(record["stages"][stage]) for record in records if stage in record.get("stages", {})]
+            if spent:
+                means[stage] = sum(spent) / len(spent)
+        return means
+
+    def _cards(self, rows: list[Row]) -> Iterator[Card]:
+        with ThreadPoolExecutor(READERS) as pool:
+            # In portions, so that thumbnails never wait in memory for the page to be written.
+            for start in range(0, len(rows), PORTION):
+                yield from pool.map(lambda row: self._card(*row), rows[start : start + PORTION])
+
+    def _record(self, item: Item) -> dict[str, Any]:
+        outputs = self._plan.outputs(item.key, item.etag)
+        try:
+            record: dict[str, Any] = json.loads(self._destination.get(outputs.key("caption")).data)
+        except (StorageError, ValueError):
+            # Deleted or replaced since: the card says so instead of the report failing.
+            return {"outcome": "failed", "reasons": ["missing"]}
+        return record
+
+    def _card(self, item: Item, failure: Failure | None, skipped: bool) -> Card:
         if failure is not None and failure.stage == "listing":
             return Card(
                 index=item.index,
@@ -98,25 +131,16 @@ class Collector:
                 facts={},
             )
         outputs = self._plan.outputs(item.key, item.etag)
-        record: dict[str, Any] = {}
-        if failure is None:
-            try:
-                record = json.loads(self._destination.get(outputs.key("caption")).data)
-            except StorageError as error:
-                record = {"outcome": "failed", "reasons": [error.reason]}
-        timings: dict[str, float] = {}
-        facts: dict[str, str] = {}
-        for stage, provenance in record.get("stages", {}).items():
-            # Waiting for the batch is the queue's time, not the item's.
-            phases = {phase: spent for phase, spent in provenance.get("seconds", {}).items() if phase != "wait"}
-            timings[stage] = round(sum(phases.values()), 3)
-            seconds[stage].append(timings[stage])
-            facts |= {str(name): str(value) for name, value in provenance.get("measures", {}).items()}
+        record = self._record(item) if failure is None else {}
+        stages = record.get("stages", {})
+        timings = {stage: round(_worked(provenance), 3) for stage, provenance in stages.items()}
+        measures = [provenance.get("measures", {}) for provenance in stages.values()]
+        facts = {str(name): str(value) for found in measures for name, value in found.items()}
         return Card(
             index=item.index,
             key=item.key,
             outcome="failed" if failure else record["outcome"],
-            skipped=False,
+            skipped=skipped and failure is None,
             reasons=(failure.reason,) if failure else tuple(record.get("reasons", ())),
             detail=failure.detail if failure else "",
             captions=record.get("captions", {}),
@@ -146,6 +170,12 @@ class Collector:
             transparent = image.mode in {"RGBA", "LA"}
             pictures[kind] = thumbnail(image, SIDE, checkerboard=transparent)
         return pictures
+
+
+def _worked(provenance: dict[str, Any]) -> float:
+    # Waiting for the batch is the queue's time, not the item's.
+    phases: dict[str, float] = provenance.get("seconds", {})
+    return sum(spent for phase, spent in phases.items() if phase != "wait")
 
 
 def _bit(bits: bytes, index: int) -> bool:

@@ -22,9 +22,9 @@ class TextFormatter(logging.Formatter):
     """`12:00:00 INFO segmentation done shoes/1.jpg 0.31s` for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line; keys are quoted so that a strange name cannot forge another line."""
+        """Write one line; what cannot be printed is escaped, so that a strange name cannot forge another line."""
         fields = _fields(record)
-        message = record.getMessage().encode("unicode_escape").decode() if "key" in fields else record.getMessage()
+        message = "".join(char if char.isprintable() else repr(char)[1:-1] for char in record.getMessage())
         parts = [time.strftime("%H:%M:%S", time.localtime(record.created)), record.levelname]
         parts += [str(fields["stage"])] if "stage" in fields else []
         parts += [message]

@@ -185,12 +185,12 @@ class Progress:
             for index, value in self._redis.hscan_iter(self._failures, count=1000):
                 yield Failure(index=int(index), **json.loads(value))
 
-    def outcome_bits(self) -> tuple[bytes, bytes]:
-        """Return the bitmaps of finished items and of those in need of review, most significant bit first."""
+    def outcome_bits(self) -> tuple[bytes, bytes, bytes]:
+        """Return the bitmaps of items finished, in need of review, and run in this job; most significant bit first."""
         with broker_errors():
-            done: Any = self._redis.get(self._done(LAST))
-            review: Any = self._redis.get(self._review)
-        return done or b"", review or b""
+            bitmaps: Any = self._redis.mget(self._done(LAST), self._review, self._ran)
+        done, review, ran = (bitmap or b"" for bitmap in bitmaps)
+        return done, review, ran
 
     def expire(self) -> None:
         """Let Redis forget the job after `KEEP_SECONDS`."""

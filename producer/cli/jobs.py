@@ -30,7 +30,7 @@ from shared.broker import make_app
 from shared.errors import JobNotFoundError
 from shared.jobs import Job, save_summary
 from shared.keys import STAGES
-from shared.progress import Counts, Progress, connect
+from shared.progress import Counts, Progress, broker_errors, connect
 from shared.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -103,7 +103,10 @@ def run_job(session: Session, report: Path | None, look_after: Callable[[], None
         except KeyboardInterrupt:
             err.print("interrupted; finished photos stay: run the same command again and they are skipped")
             raise
-    return session.finish(time.monotonic() - start, report)
+    summary = session.finish(time.monotonic() - start, report)
+    if not summary.items:
+        err.print(f"no photos at {session.job.source}: check the address", soft_wrap=True)
+    return summary
 
 
 def tell(summary: Summary, *, as_json: bool) -> int:
@@ -118,6 +121,13 @@ def tell(summary: Summary, *, as_json: bool) -> int:
     if as_json:
         print_json(summary.to_dict())
     return 1 if summary.failed else 0
+
+
+def check_broker(settings: Settings) -> None:
+    """Make sure that a broker that was given answers, before anything is written. Raises `BrokerError`."""
+    if "broker" in settings.model_fields_set:
+        with broker_errors(), connect(settings) as client:
+            client.ping()
 
 
 @contextlib.contextmanager
@@ -149,6 +159,7 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         """Make a catalogue of every photo and wait for it, on embedded services or on those of --broker."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url, window=window)
+        check_broker(settings)
         photos = open_source(source, settings)
         destination = open_storage(address(out), settings)
         chosen = load_recipe(recipe, destination, settings)
@@ -169,6 +180,7 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         """Feed every photo to running workers; prints the job's id when all are queued. Follow it with status."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url, window=window)
+        check_broker(settings)
         photos = open_source(source, settings)
         destination = open_storage(address(out), settings)
         job = create_job(photos, destination, load_recipe(recipe, destination, settings))
