@@ -23,7 +23,7 @@ from producer.samples import write_samples
 from producer.submit import Submitter, create_job, list_photos
 from shared.broker import make_app
 from shared.keys import STAGES
-from shared.plan import Outputs, Plan, model_name
+from shared.plan import Outputs, Plan, chosen
 from shared.progress import Progress, connect
 from shared.recipe import Recipe
 from shared.settings import Settings
@@ -91,7 +91,7 @@ def main() -> None:
         folder = Path(name)
         make_photos(options.folder, folder / "photos", options.items)
         source = open_storage(str(folder / "photos"), settings)
-        models = {stage: make_model(stage, model_name(RECIPE, stage), settings) for stage in STAGES}
+        models = {stage: make_model(stage, chosen(RECIPE, stage), settings) for stage in STAGES}
         for model in models.values():
             model.load("cpu", os.cpu_count() or 1)
         with Stack(settings, s3=False, workers=STAGES, flower=False, data_dir=folder / "stack") as stack:

@@ -17,7 +17,7 @@ from shared.errors import ItemError, StorageError
 from shared.jobs import read_items
 from shared.keys import STAGES
 from shared.pictures import decode, thumbnail
-from shared.plan import Plan, model_name
+from shared.plan import Plan, chosen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +71,7 @@ class Collector:
             images_per_second=summary.images_per_second,
             stage_seconds=self._stage_seconds(rows[:SAMPLE]),
             started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self._job.created)),
-            models={stage: model_name(self._job.recipe, stage) for stage in STAGES},
+            models={stage: chosen(self._job.recipe, stage).model for stage in STAGES},
             version=version("vitrina"),
         )
         write_report(path, page, self._cards(rows))

@@ -121,6 +121,23 @@ def fetch(name: str, models_dir: Path) -> Path:
     return path
 
 
+def locate(weights: str, models_dir: Path) -> Path:
+    """Return where a recipe's `weights` lie: a preset's folder or file, a hub model's folder, or the local path itself. Raises `ModelMissingError`."""
+    if weights in REGISTRY:
+        return find(weights, models_dir)
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    raise ModelMissingError(f"no model {weights!r}: give a preset of `vitrina models list`, or a folder that exists")
+
+
+def weights_revision(weights: str) -> str:
+    """Return the pinned revision of a recipe's `weights`; empty for a local path, whose content is its owner's."""
+    if weights in REGISTRY:
+        return REGISTRY[weights].revision
+    return weights.partition("@")[2]
+
+
 def _known(name: str) -> ModelFile:
     if name not in REGISTRY:
         raise UsageError(f"no model {name!r}: known are {', '.join(REGISTRY)}")

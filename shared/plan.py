@@ -7,25 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 from shared.fingerprints import fingerprint
 from shared.keys import STAGES, StageName, output_key
+from shared.models import weights_revision
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pydantic import BaseModel
-
-    from shared.recipe import Recipe
+    from shared.recipe import ModelSection, Recipe, Section
 
 REVISIONS: Mapping[StageName, Mapping[str, str]] = {
-    "segmentation": {"saliency": "u2netp-1", "none": "1"},
-    "inpainting": {"studio": "1", "color": "1", "image": "1", "transparent": "1"},
-    "captioning": {"labels": "efficientnet-lite0-1", "none": "1"},
+    "segmentation": {"saliency": "u2netp-1", "sam": "1", "none": "1"},
+    "inpainting": {"studio": "1", "color": "1", "image": "1", "transparent": "1", "diffusion": "1"},
+    "captioning": {"labels": "efficientnet-lite0-1", "blip2": "1", "vlm": "1", "none": "1"},
 }
 """Raise a model's revision whenever the same photo and settings could give other bytes: old outputs are then no longer taken for done."""
 
 _EXTENSIONS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 
 
-def sections(recipe: Recipe, stage: StageName) -> dict[str, BaseModel]:
+def sections(recipe: Recipe, stage: StageName) -> dict[str, Section]:
     """Return the parts of the recipe that decide a stage's output."""
     if stage == "segmentation":
         return {"segmentation": recipe.segmentation}
@@ -34,10 +33,16 @@ def sections(recipe: Recipe, stage: StageName) -> dict[str, BaseModel]:
     return {"caption": recipe.caption}
 
 
-def model_name(recipe: Recipe, stage: StageName) -> str:
-    """Return the name of the model that the recipe chooses for a stage."""
-    chosen = {"segmentation": recipe.segmentation, "inpainting": recipe.background, "captioning": recipe.caption}
-    return chosen[stage].model
+def chosen(recipe: Recipe, stage: StageName) -> ModelSection:
+    """Return the section of the recipe that chooses a stage's model."""
+    return {"segmentation": recipe.segmentation, "inpainting": recipe.background, "captioning": recipe.caption}[stage]
+
+
+def _revision(stage: StageName, section: ModelSection) -> str:
+    """Name the code's revision and, where the weights are a choice, theirs."""
+    own = REVISIONS[stage][section.model]
+    weights = getattr(section, "weights", None)
+    return f"{own} {weights_revision(weights)}".strip() if weights else own
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +70,8 @@ class Plan:
         self._parts: dict[StageName, dict[str, Any]] = {
             stage: {
                 "stage": stage,
-                "model": model_name(recipe, stage),
-                "revision": REVISIONS[stage][model_name(recipe, stage)],
+                "model": chosen(recipe, stage).model,
+                "revision": _revision(stage, chosen(recipe, stage)),
                 "settings": {name: part.model_dump(mode="json") for name, part in sections(recipe, stage).items()},
             }
             for stage in STAGES

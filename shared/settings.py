@@ -63,6 +63,8 @@ class Settings(BaseSettings):
     """Seconds of the first retry's backoff; doubles each time, with jitter."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`."""
+    preload: Path | None = None
+    """A recipe whose model a worker loads before it takes its first item; without one the starter models. Others are loaded when a job asks for them."""
     model_threads: int = Field(default=0, ge=0)
     """CPU threads of one model; 0 means one on a shared machine, see `threads_per_model`."""
 

@@ -12,7 +12,7 @@ from shared.broker import make_app
 from shared.errors import VitrinaError
 from shared.keys import STAGES, StageName
 from shared.logs import configure_logging
-from shared.plan import model_name
+from shared.plan import chosen
 from shared.recipe import Recipe
 from workers import metrics
 from workers.runner import Runner
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
+    from shared.recipe import ModelSection
     from shared.settings import Settings
     from workers.stage import Model
 
@@ -32,7 +33,7 @@ CONFIG_STATUS = 78
 log = logging.getLogger(__name__)
 
 
-def boot(settings: Settings, make: Callable[[StageName, str, Settings], Model[Any, Any]]) -> Celery:
+def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]]) -> Celery:
     """Build the application with its three tasks. Models are loaded at the worker's start, those of its queues alone."""
     app = make_app(settings)
     runners: dict[StageName, Runner] = {stage: Runner(stage, settings, make=make) for stage in STAGES}
@@ -40,10 +41,11 @@ def boot(settings: Settings, make: Callable[[StageName, str, Settings], Model[An
 
     def load_models(**_: Any) -> None:
         metrics.serve(settings.metrics_port)
+        recipe = Recipe.load(settings.preload) if settings.preload else Recipe()
         for stage in STAGES:
             if stage in app.amqp.queues.consume_from:
                 try:
-                    runners[stage].model(model_name(Recipe(), stage))
+                    runners[stage].model(chosen(recipe, stage))
                 except VitrinaError as error:
                     log.critical("%s", error, extra={"action": "start", "stage": stage})
                     logging.shutdown()

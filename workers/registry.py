@@ -8,12 +8,14 @@ from shared.errors import UsageError
 
 if TYPE_CHECKING:
     from shared.keys import StageName
+    from shared.recipe import ModelSection
     from shared.settings import Settings
     from workers.stage import Model
 
 
-def make_model(stage: StageName, name: str, settings: Settings) -> Model[Any, Any]:
-    """Build a model without loading it. Imports only what that stage needs."""
+def make_model(stage: StageName, section: ModelSection, settings: Settings) -> Model[Any, Any]:
+    """Build the model that a section of the recipe chooses, without loading it. Imports only what that stage needs."""
+    name = section.model
     limits = {"max_bytes": settings.max_bytes, "max_pixels": settings.max_pixels}
     # ruff: noqa: PLC0415 - a worker imports its own stage's libraries and no other's
     if stage == "segmentation":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from shared.errors import JobNotFoundError, MaskMissingError, ObjectMissingError, SourceChangedError
 from shared.jobs import Job
 from shared.keys import STAGES, StageName
-from shared.plan import Outputs, Plan, model_name
+from shared.plan import Outputs, Plan, chosen
 from shared.progress import Progress, connect
 from shared.provenance import Provenance
 from shared.storage import open_storage
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from shared.messages import Item
+    from shared.recipe import ModelSection
     from shared.settings import Settings
     from shared.storage import Blob, Storage
     from workers.stage import Model
@@ -73,7 +74,7 @@ class Runner:
         stage: StageName,
         settings: Settings,
         *,
-        make: Callable[[StageName, str, Settings], Model[Any, Any]] = make_model,
+        make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]] = make_model,
     ) -> None:
         self.stage = stage
         self.settings = settings
@@ -90,12 +91,13 @@ class Runner:
             batcher.close()
         self._redis.close()
 
-    def model(self, name: str) -> tuple[Model[Any, Any], Batcher[Any, Any]]:
-        """Return a loaded model and its batcher, loading it on first use. Raises `ModelMissingError`, `ModelCorruptError`."""
+    def model(self, section: ModelSection) -> tuple[Model[Any, Any], Batcher[Any, Any]]:
+        """Return the loaded model that a section chooses and its batcher, loading it on first use. Raises `ModelMissingError`, `ModelCorruptError`."""
+        identity, name = section.identity(), section.model
         with self._loading:
-            if name not in self._models:
+            if identity not in self._models:
                 start = time.perf_counter()
-                model = self._make(self.stage, name, self.settings)
+                model = self._make(self.stage, section, self.settings)
                 model.load(self.settings.device, self.settings.threads_per_model())
                 batcher = Batcher(
                     self._counted(model),
@@ -103,11 +105,11 @@ class Runner:
                     max_batch=min(self.settings.max_batch, model.max_batch or self.settings.max_batch),
                     deadline=self.settings.batch_deadline,
                 )
-                self._models[name] = model, batcher
+                self._models[identity] = model, batcher
                 seconds = round(time.perf_counter() - start, 2)
                 metrics.LOADS.labels(self.stage, name).observe(seconds)
                 log.info("loaded %s", name, extra={"action": "loaded", "stage": self.stage, "seconds": seconds})
-            return self._models[name]
+            return self._models[identity]
 
     def _counted(self, model: Model[Any, Any]) -> Callable[[Sequence[Any]], Sequence[Any]]:
         sizes = metrics.BATCHES.labels(self.stage)
@@ -164,8 +166,8 @@ class Runner:
 
     def _make_outputs(self, opened: OpenJob, item: Item, outputs: Outputs) -> Provenance:
         clock = Clock()
-        name = model_name(opened.plan.recipe, self.stage)
-        model, batcher = self.model(name)
+        section = chosen(opened.plan.recipe, self.stage)
+        model, batcher = self.model(section)
         clock.lap("model")
         work = self._fetch(opened, item, outputs, model.reads(opened.plan.recipe))
         clock.lap("fetch")
@@ -182,7 +184,7 @@ class Runner:
         provenance = Provenance(
             job=item.job,
             stage=self.stage,
-            model=name,
+            model=section.model,
             revision=opened.plan.revision(self.stage),
             reasons=tuple(dict.fromkeys([*before, *result.reasons])),
             seed=work.seed,

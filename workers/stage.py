@@ -25,6 +25,8 @@ class Work:
     """Files of earlier stages and supplied files, by kind: `mask`, `cutout`, `image`, `supplied_mask`, `background`."""
     seed: int = 0
     """Same item, same seed."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest says of the item: any of `title`, `category`, `prompt`, `points`, `box`, `seed`; see `shared.fields`."""
     upstream: Mapping[str, Provenance] = field(default_factory=dict)
     """Provenance of the earlier stages by stage name."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from shared.keys import StageName
-    from shared.recipe import Recipe
+    from shared.recipe import ModelSection, Recipe
     from workers.stage import Work
 
 _EXTENSIONS = {"cutout": "png", "mask": "png", "image": "jpg", "caption": "json"}
@@ -87,10 +87,10 @@ def obey(photo: bytes) -> None:
         os._exit(9)
 
 
-def make_instant(stage: StageName, name: str, settings: Settings) -> InstantModel:
+def make_instant(stage: StageName, section: ModelSection, settings: Settings) -> InstantModel:
     """Build an instant model under any name."""
     del settings
-    return InstantModel(stage, name)
+    return InstantModel(stage, section.model)
 
 
 app = boot(Settings(), make_instant)

@@ -1,0 +1,105 @@
+"""The recipe's choices of background."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from shared.recipe.section import Fraction, HexColor, ModelSection, Precision, Weights
+
+Text = Annotated[str, Field(max_length=1000)]
+
+
+class StudioBackground(ModelSection):
+    """A neutral backdrop that suits the product's colours, with a soft contact shadow."""
+
+    model: Literal["studio"] = "studio"
+    color: HexColor | None = None
+    """The backdrop's base colour; None chooses one from the product."""
+    shadow: Fraction = 0.45
+    """Darkness of the contact shadow."""
+
+
+class ColorBackground(ModelSection):
+    """One plain colour."""
+
+    model: Literal["color"]
+    color: HexColor = "#ffffff"
+    shadow: Fraction = 0.0
+
+
+class ImageBackground(ModelSection):
+    """A ready picture, scaled to cover the frame."""
+
+    model: Literal["image"]
+    image: str
+    """A file on the submitting machine, or a key of the output storage (`backgrounds/…`) once submitted."""
+    shadow: Fraction = 0.0
+
+
+class TransparentBackground(ModelSection):
+    """No background: needs `picture.format: png` or `webp`."""
+
+    model: Literal["transparent"]
+
+
+class DiffusionBackground(ModelSection):
+    """A generated background: an inpainting model of diffusers fills everything but the product."""
+
+    loads: ClassVar[tuple[str, ...]] = (
+        "weights",
+        "precision",
+        "scheduler",
+        "speedup",
+        "compile",
+        "offload",
+        "tiling",
+        "safety_checker",
+    )
+
+    model: Literal["diffusion"]
+    weights: Weights = "dreamshaper-8"
+    """`dreamshaper-8`, `sd15`, `sd2`, `sdxl`, `kandinsky-2.2`, a hub id with its revision, or a local folder."""
+    precision: Precision = "auto"
+    prompt: Text = "a product photo of {category}, {color} smooth background, soft studio light, realistic"
+    """`{category}`, `{title}` and `{color}` are filled in per item; what an item lacks leaves no trace."""
+    negative_prompt: Text = "text, watermark, people, extra objects, clutter"
+    color: Annotated[str, Field(max_length=40)] = "light grey"
+    """The background's colour in words, for `{color}`."""
+    guidance: float | None = Field(default=None, ge=0, le=30)
+    """Guidance scale; None takes the preset's."""
+    steps: int | None = Field(default=None, ge=1, le=200)
+    strength: float = Field(default=1.0, gt=0, le=1)
+    """Under 1 the photo's own background shows through, and only `steps` x `strength` steps are run."""
+    resolution: int | None = Field(default=None, ge=64, le=2048, multiple_of=8)
+    """Side of the square whose area is generated, in pixels; None takes the preset's native one."""
+    scheduler: Literal["ddim", "dpm", "euler", "euler-a", "unipc", "lcm"] | None = None
+    speedup: Literal["none", "lcm"] = "none"
+    """`lcm` loads the preset's LCM-LoRA: few steps, and other pictures."""
+    variants: int = Field(default=1, ge=1, le=8)
+    """Pictures per photo, each with a seed of its own."""
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    """None gives every item a seed of its own, always the same one."""
+    reseeds: int = Field(default=2, ge=0, le=2)
+    """Further tries with another seed when a picture comes out black, flat or blanked."""
+    mask_grow: float = Field(default=4.0, ge=0, le=64)
+    """Pixels, at the generated resolution, that the product's mask is grown by so that its rim is not repainted."""
+    mask_blur: float = Field(default=4.0, ge=0, le=64)
+    """Pixels over which the grown mask softens."""
+    max_growth: Fraction | None = 0.1
+    """Largest part of the product's area by which a second segmentation of the picture may exceed its mask; None does not look."""
+    safety_checker: bool = False
+    """Run the model's own checker, where it has one."""
+    compile: bool = False
+    """Compile the network (`torch.compile`): a slow start, then faster."""
+    offload: Literal["none", "model", "sequential"] = "none"
+    """For small GPUs: keep in memory only the part at work."""
+    tiling: bool = False
+    """Decode large pictures in tiles."""
+
+
+Background = Annotated[
+    StudioBackground | ColorBackground | ImageBackground | TransparentBackground | DiffusionBackground,
+    Field(discriminator="model"),
+]

@@ -1,0 +1,72 @@
+"""The recipe's choices of caption."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from shared.recipe.section import Fraction, ModelSection, Precision, Weights
+
+Language = Literal["en", "ru"]
+LanguageCode = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
+"""ISO 639."""
+Word = Annotated[str, Field(min_length=1, max_length=60)]
+
+
+class LabelsCaption(ModelSection):
+    """ImageNet label and dominant colour in sentences from our own table. Starter model, no download, CPU."""
+
+    model: Literal["labels"] = "labels"
+    languages: tuple[Language, ...] = ("en", "ru")
+    min_confidence: Fraction = 0.5
+    """Below it the caption says only the colour, and the item needs review. At half, the name is likelier than all others together."""
+
+
+class NoCaption(ModelSection):
+    """No caption; the item's record is still written."""
+
+    model: Literal["none"]
+
+
+class Blip2Caption(ModelSection):
+    """BLIP-2 writes an English sentence, opus-mt translates it."""
+
+    loads: ClassVar[tuple[str, ...]] = ("weights", "precision", "quantize", "languages", "translators")
+
+    model: Literal["blip2"]
+    weights: Weights = "blip2-opt-2.7b"
+    """`blip2-opt-2.7b` (not for commercial use), `blip2-flan-t5-xl`, a hub id with its revision, or a local folder."""
+    precision: Precision = "auto"
+    quantize: Literal["none", "int8"] = "none"
+    source: Literal["image", "cutout", "source"] = "image"
+    """What is described: the finished picture, the cut-out on white, or the photo."""
+    prompt: Annotated[str, Field(max_length=300)] = ""
+    """The beginning of the sentence, or a question."""
+    max_tokens: int = Field(default=30, ge=1, le=200)
+    beams: int = Field(default=1, ge=1, le=8)
+    languages: tuple[LanguageCode, ...] = Field(default=("en", "ru"), min_length=1)
+    translators: dict[LanguageCode, Weights] = Field(default_factory=dict)
+    """Models from English by language; `opus-mt-en-<language>` where none is given."""
+    stop_words: tuple[Word, ...] = ()
+    """Words, such as brand names that the model invents, that no caption may hold."""
+
+
+class VlmCaption(ModelSection):
+    """A vision-language model writes title, description, alt text and attributes in the languages asked for."""
+
+    loads: ClassVar[tuple[str, ...]] = ("weights", "precision")
+
+    model: Literal["vlm"]
+    weights: Weights = "qwen-vl"
+    """`qwen-vl`, a hub id with its revision, or a local folder; none that needs code of its own."""
+    precision: Precision = "auto"
+    source: Literal["image", "cutout", "source"] = "image"
+    instructions: Annotated[str, Field(max_length=2000)] = ""
+    """Added to what the model is asked: tone of voice, what to leave out."""
+    max_tokens: int = Field(default=400, ge=16, le=2000)
+    languages: tuple[LanguageCode, ...] = Field(default=("en", "ru"), min_length=1)
+    stop_words: tuple[Word, ...] = ()
+
+
+Caption = Annotated[LabelsCaption | NoCaption | Blip2Caption | VlmCaption, Field(discriminator="model")]
