@@ -107,7 +107,7 @@ class Collector:
                 yield from pool.map(lambda row: self._card(*row), rows[start : start + PORTION])
 
     def _record(self, item: Item) -> dict[str, Any]:
-        outputs = self._plan.outputs(item.key, item.etag)
+        outputs = self._plan.outputs(item.key, item.etag, item.fields)
         try:
             record: dict[str, Any] = json.loads(self._destination.get(outputs.key("caption")).data)
         except (StorageError, ValueError):
@@ -130,7 +130,7 @@ class Collector:
                 timings={},
                 facts={},
             )
-        outputs = self._plan.outputs(item.key, item.etag)
+        outputs = self._plan.outputs(item.key, item.etag, item.fields)
         record = self._record(item) if failure is None else {}
         stages = record.get("stages", {})
         timings = {stage: round(_worked(provenance), 3) for stage, provenance in stages.items()}

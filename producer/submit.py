@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from kombu.exceptions import OperationalError
 
-from shared.errors import BrokerError, KeyRefusedError, UsageError
-from shared.jobs import Job, new_job_id, save_items
+from shared.errors import BrokerError, KeyRefusedError, ObjectMissingError, UsageError
+from shared.jobs import PAGE, Job, new_job_id, save_items
 from shared.keys import STAGES, check_source_key
-from shared.messages import MAX_INDEX, Item
+from shared.messages import MAX_INDEX, Item, Photo
 from shared.progress import Failure, Progress
 
 if TYPE_CHECKING:
@@ -21,31 +21,29 @@ if TYPE_CHECKING:
 
     from shared.progress import Counts
     from shared.recipe import Recipe
-    from shared.storage import Stat, Storage
+    from shared.storage import Storage
 
-PAGE = 1000
-"""Items per page of the job's item list: one storage write each, and the most that is listed ahead of the window."""
 BATCH = 200
 """Chains published over one connection before the window is looked at again."""
 POLL_SECONDS = 0.2
 
 
-def create_job(source: Storage, destination: Storage, recipe: Recipe) -> Job:
-    """Check both ends and write the job's record. Raises `UsageError`, `StorageError`."""
+def create_job(source: Storage, destination: Storage, recipe: Recipe, *, fields: bool = False) -> Job:
+    """Check both ends and write the job's record; `fields` when a manifest says more of its items. Raises `UsageError`, `StorageError`."""
     if source.url.rstrip("/") == destination.url.rstrip("/"):
         raise UsageError("the outputs would land among the photos: give --out a folder or prefix of its own")
     next(iter(source.list()), None)  # an unreadable source is told before anything is written
     destination.check_writable()
-    job = Job(new_job_id(), source.url, destination.url, recipe, created=time.time())
+    job = Job(new_job_id(), source.url, destination.url, recipe, created=time.time(), fields=fields)
     job.save(destination)
     return job
 
 
-def list_photos(source: Storage, destination: Storage) -> Iterator[Stat]:
+def list_photos(source: Storage, destination: Storage) -> Iterator[Photo]:
     """Yield the source's objects, except the job's own outputs when they lie inside it."""
     root, inside = source.url.rstrip("/") + "/", destination.url.rstrip("/") + "/"
     own = inside.removeprefix(root) if inside.startswith(root) else None
-    return (stat for stat in source.list() if own is None or not stat.key.startswith(own))
+    return (Photo(stat.key, stat.etag) for stat in source.list() if own is None or not stat.key.startswith(own))
 
 
 class Submitter:
@@ -60,18 +58,21 @@ class Submitter:
         self._sent = 0
         self._unfinished = 0
 
-    def feed(self, photos: Iterable[Stat], tick: Callable[[Counts], None] = lambda _: None) -> int:
+    def feed(self, photos: Iterable[Photo], tick: Callable[[Counts], None] = lambda _: None) -> int:
         """Submit every photo and return how many there were. `tick` is called while waiting, with the job's counts.
 
         Raises `BrokerError`, `StorageError`; what was listed until then is in the job's record.
         """
         self._progress.begin(self._job.destination)
         listed = 0
-        stats = iter(photos)
-        while page := list(itertools.islice(stats, PAGE)):
+        waiting = iter(photos)
+        while page := list(itertools.islice(waiting, PAGE)):
             if listed + len(page) > MAX_INDEX:
                 raise UsageError(f"a job holds at most {MAX_INDEX} photos: split the source by prefix")
-            items = [Item(self._job.id, listed + i, stat.key, stat.etag) for i, stat in enumerate(page)]
+            items = [
+                Item(self._job.id, listed + i, photo.key, photo.etag, fields=photo.fields)
+                for i, photo in enumerate(page)
+            ]
             save_items(self._destination, items)
             listed += len(items)
             self._progress.listed(listed, complete=False)
@@ -101,7 +102,9 @@ class Submitter:
     def _accepted(self, item: Item) -> bool:
         try:
             check_source_key(item.key)
-        except KeyRefusedError as error:
+            if not item.etag:
+                raise ObjectMissingError("the manifest names it, and the source has no such photo: check the key")  # noqa: TRY301 - recorded below like the other
+        except (KeyRefusedError, ObjectMissingError) as error:
             shown = item.key.encode("utf-8", "backslashreplace").decode()
             self._progress.fail(Failure(item.index, shown, "listing", error.reason, str(error)))
             return False

@@ -1,6 +1,6 @@
 """A job's records in the output storage: what it was asked to do, which items it has, how it ended.
 
-jobs/<id>/job.json                 source, destination, time of creation
+jobs/<id>/job.json                 source, destination, time of creation, whether items have fields
 jobs/<id>/recipe.json              the whole recipe, never changed
 jobs/<id>/items/<first index>.jsonl  the items in the order they were listed, one file per page
 jobs/<id>/summary.json             the outcome
@@ -20,11 +20,13 @@ from shared.messages import Item
 from shared.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from shared.storage import Storage
 
 _JSON = "application/json"
+PAGE = 1000
+"""Items per page of the item list: one storage write each, and the most that is listed ahead of the window. A page's first index is a multiple of it."""
 
 
 def new_job_id(now: float | None = None) -> str:
@@ -44,12 +46,20 @@ class Job:
     recipe: Recipe
     created: float
     """Seconds since the epoch."""
+    fields: bool = False
+    """Whether a manifest says more of the items than their keys."""
 
     def save(self, storage: Storage) -> None:
         """Write the record; the recipe first, since a job exists once `job.json` does."""
         prefix = job_prefix(self.id)
         storage.put(prefix + "recipe.json", self.recipe.to_json(), content_type=_JSON)
-        record = {"version": 1, "source": self.source, "destination": self.destination, "created": self.created}
+        record = {
+            "version": 1,
+            "source": self.source,
+            "destination": self.destination,
+            "created": self.created,
+            "fields": self.fields,
+        }
         storage.put(prefix + "job.json", json.dumps(record, indent=2).encode(), content_type=_JSON)
 
     @classmethod
@@ -68,6 +78,7 @@ class Job:
             destination=record["destination"],
             recipe=Recipe.from_mapping(recipe, origin=prefix + "recipe.json"),
             created=record["created"],
+            fields=record.get("fields", False),
         )
 
 
@@ -75,17 +86,30 @@ def save_items(storage: Storage, items: Sequence[Item]) -> None:
     """Write one page of consecutive items; must be called before any of them is enqueued, so that a resumed job knows them."""
     key = f"{job_prefix(items[0].job)}items/{items[0].index:010d}.jsonl"
     # ASCII escapes carry names that are not Unicode as well: they are refused later, by name.
-    lines = (json.dumps({"key": item.key, "etag": item.etag}) for item in items)
+    lines = (json.dumps({"key": item.key, "etag": item.etag, **_some(item.fields)}) for item in items)
     storage.put(key, "\n".join(lines).encode() + b"\n", content_type="application/jsonl")
 
 
 def read_items(storage: Storage, job: str) -> Iterator[Item]:
     """Yield a job's items in order, one page in memory at a time."""
     for stat in storage.list(job_prefix(job) + "items/"):
-        first = int(stat.key.rsplit("/", 1)[-1].removesuffix(".jsonl"))
-        for offset, line in enumerate(storage.get(stat.key).data.splitlines()):
-            row = json.loads(line)
-            yield Item(job=job, index=first + offset, key=row["key"], etag=row["etag"])
+        yield from _read_page(storage, job, stat.key)
+
+
+def read_page(storage: Storage, job: str, index: int) -> list[Item]:
+    """Read the page that holds the item of that index. Raises `ObjectMissingError`."""
+    return list(_read_page(storage, job, f"{job_prefix(job)}items/{index // PAGE * PAGE:010d}.jsonl"))
+
+
+def _some(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {"fields": dict(fields)} if fields else {}
+
+
+def _read_page(storage: Storage, job: str, key: str) -> Iterator[Item]:
+    first = int(key.rsplit("/", 1)[-1].removesuffix(".jsonl"))
+    for offset, line in enumerate(storage.get(key).data.splitlines()):
+        row = json.loads(line)
+        yield Item(job=job, index=first + offset, key=row["key"], etag=row["etag"], fields=row.get("fields", {}))
 
 
 def save_summary(storage: Storage, job: str, summary: dict[str, Any]) -> None:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from shared.errors import MessageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 VERSION = 1
 _JOB = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _TYPES = {"version": int, "job": str, "index": int, "key": str, "etag": str}
 MAX_INDEX = 2**32 - 1
 """Redis bitmaps end at 2^32 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One photo as a listing or a manifest names it."""
+
+    key: str
+    """Relative to the source."""
+    etag: str
+    """Empty when the source has no such photo."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """See `shared.fields`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +42,12 @@ class Item:
     etag: str
     """The source's ETag when it was listed."""
     version: int = VERSION
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What the manifest says of it; lies in the job's record and never crosses a queue."""
 
     def to_wire(self) -> dict[str, Any]:
         """Return the JSON-able form."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _TYPES}
 
     @classmethod
     def from_wire(cls, data: object) -> Item:

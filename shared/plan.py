@@ -82,12 +82,20 @@ class Plan:
         """Return the revision of the stage's model."""
         return str(self._parts[stage]["revision"])
 
-    def outputs(self, key: str, etag: str) -> Outputs:
-        """Name every output of the source `key` with content `etag`."""
+    def outputs(self, key: str, etag: str, fields: Mapping[str, Any] | None = None) -> Outputs:
+        """Name every output of the source `key` with content `etag` and the `fields` that a manifest gave it.
+
+        Only fields that a stage's model looks at change the names of its outputs.
+        """
         fingerprints: dict[StageName, str] = {}
         before = ""
         for stage in STAGES:
-            before = fingerprint({"etag": etag, "recipe": self._recipe_fingerprints[stage], "before": before})
+            parts: dict[str, Any] = {"etag": etag, "recipe": self._recipe_fingerprints[stage], "before": before}
+            if seen := {
+                name: fields[name] for name in chosen(self.recipe, stage).item_fields if fields and name in fields
+            }:
+                parts["fields"] = seen
+            before = fingerprint(parts)
             fingerprints[stage] = before
         extension = _EXTENSIONS[self.recipe.picture.format]
         kinds: dict[StageName, tuple[tuple[str, str], ...]] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import JobNotFoundError, MaskMissingError, ObjectMissingError, SourceChangedError
-from shared.jobs import Job
+from shared.jobs import PAGE, Job, read_page
 from shared.keys import STAGES, StageName
 from shared.plan import Outputs, Plan, chosen
 from shared.progress import Progress, connect
@@ -22,7 +22,7 @@ from workers.registry import make_model
 from workers.stage import Result, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from shared.messages import Item
     from shared.recipe import ModelSection
@@ -45,6 +45,30 @@ class OpenJob:
     source: Storage
     destination: Storage
     progress: Progress
+    pages: Pages | None
+    """None when no manifest says more of the items."""
+
+
+class Pages:
+    """The pages of a job's item list that were read last: items come nearly in order, so that one read serves a page."""
+
+    KEPT = 4
+
+    def __init__(self, job: Job, storage: Storage) -> None:
+        self._job = job
+        self._storage = storage
+        self._pages: dict[int, list[Item]] = {}
+        self._lock = threading.Lock()
+
+    def fields(self, index: int) -> Mapping[str, Any]:
+        """Return what the manifest says of an item. Raises `StorageError`."""
+        with self._lock:
+            number, row = divmod(index, PAGE)
+            if number not in self._pages:
+                while len(self._pages) >= self.KEPT:
+                    self._pages.pop(next(iter(self._pages)))
+                self._pages[number] = read_page(self._storage, self._job.id, index)
+            return self._pages[number][row].fields
 
 
 class Clock:
@@ -133,7 +157,9 @@ class Runner:
             raise JobNotFoundError(msg)
         destination = open_storage(address, self.settings)
         record = Job.load(job, destination)
-        opened = OpenJob(record, Plan(record.recipe), open_storage(record.source, self.settings), destination, progress)
+        pages = Pages(record, destination) if record.fields else None
+        source = open_storage(record.source, self.settings)
+        opened = OpenJob(record, Plan(record.recipe), source, destination, progress, pages)
         with self._lock:
             while len(self._jobs) >= JOBS_KEPT:
                 self._jobs.pop(next(iter(self._jobs)))
@@ -142,7 +168,9 @@ class Runner:
     def run(self, item: Item) -> Provenance:
         """Bring one item through this stage, or find that it already is. Raises `VitrinaError` for what went wrong with it."""
         opened = self.open(item.job)
-        outputs = opened.plan.outputs(item.key, item.etag)
+        if opened.pages:
+            item = replace(item, fields=opened.pages.fields(item.index))
+        outputs = opened.plan.outputs(item.key, item.etag, item.fields)
         stat = opened.destination.head(outputs.marker(self.stage))
         if stat is not None:
             provenance = Provenance.from_metadata(stat.metadata)
@@ -207,11 +235,12 @@ class Runner:
             if kind == "source":
                 source = self._source(opened.source, item).data
             elif kind == "supplied_mask":
-                inputs[kind] = supplied_mask(opened.source, item.key, recipe.segmentation.mask_key, self.settings)  # type: ignore[union-attr] # only that model reads it
+                pattern = item.fields.get("mask") or recipe.segmentation.mask_key  # type: ignore[union-attr] # only that model reads it
+                inputs[kind] = supplied_mask(opened.source, item.key, pattern, self.settings)
             elif kind == "background":
                 inputs[kind] = opened.destination.get(recipe.background.image, limit=self.settings.max_bytes).data  # type: ignore[union-attr] # as above
         seed = int(outputs.fingerprints[self.stage], 16) & 0x7FFFFFFF
-        return Work(key=item.key, recipe=recipe, source=source, inputs=inputs, seed=seed, upstream=upstream)
+        return Work(item.key, recipe, source, inputs, seed, item.fields, upstream)
 
     def _source(self, source: Storage, item: Item) -> Blob:
         blob = source.get(item.key, limit=self.settings.max_bytes)
@@ -266,6 +295,7 @@ def item_record(item: Item, outputs: Outputs, work: Work, provenance: Provenance
         "version": 1,
         "key": item.key,
         "etag": item.etag,
+        **({"fields": dict(item.fields)} if item.fields else {}),
         "outcome": "needs_review" if provenance.reasons else "done",
         "reasons": provenance.reasons,
         **caption,

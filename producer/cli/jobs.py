@@ -25,6 +25,7 @@ from producer.cli.common import (
 from producer.collect import Collector
 from producer.embedded import Stack
 from producer.follow import Display, Summary, follow
+from producer.manifest import Manifest
 from producer.submit import Submitter, create_job, list_photos
 from shared.broker import make_app
 from shared.errors import JobNotFoundError
@@ -42,6 +43,13 @@ REPORT_ITEMS = 5000
 """Cards in a report unless asked for more: about 150 MB of page."""
 
 
+ManifestOption = typer.Option(
+    None,
+    "--manifest",
+    help="CSV or JSONL of the photos to take: key, and any of id, title, category, prompt, points, box, mask, seed.",
+)
+
+
 def _nothing() -> None:
     """Stand in where no embedded workers have to be looked after."""
 
@@ -49,7 +57,10 @@ def _nothing() -> None:
 class Session:
     """One job being worked on, from the producer's side."""
 
-    def __init__(self, job: Job, source: Storage, destination: Storage, settings: Settings) -> None:
+    def __init__(
+        self, job: Job, source: Storage, destination: Storage, settings: Settings, manifest: Manifest | None = None
+    ) -> None:
+        self.manifest = manifest
         self.job = job
         self.source = source
         self.destination = destination
@@ -67,11 +78,14 @@ class Session:
         return cls(record, open_storage(record.source, settings), destination, settings)
 
     def feed(self, show: Callable[[Counts], None]) -> None:
-        """Submit every photo of the source."""
+        """Submit every photo of the manifest, or of the source where there is none."""
         app = make_app(self.settings)
         try:
             submitter = Submitter(app, self.progress, self.job, self.destination, window=self.settings.window)
-            submitter.feed(list_photos(self.source, self.destination), show)
+            manifest = self.manifest
+            submitter.feed(
+                manifest.photos(self.source) if manifest else list_photos(self.source, self.destination), show
+            )
         finally:
             app.close()
 
@@ -123,6 +137,17 @@ def tell(summary: Summary, *, as_json: bool) -> int:
     return 1 if summary.failed else 0
 
 
+def read_manifest(path: Path | None) -> Manifest | None:
+    """Check a manifest from end to end, before anything is submitted. Raises `UsageError`."""
+    if path is None:
+        return None
+    manifest = Manifest(path)
+    rows = manifest.check()
+    ignored = f"; not used: {', '.join(manifest.ignored)}" if manifest.ignored else ""
+    err.print(f"{path}: {rows} rows{ignored}", soft_wrap=True)
+    return manifest
+
+
 def check_broker(settings: Settings) -> None:
     """Make sure that a broker that was given answers, before anything is written. Raises `BrokerError`."""
     if "broker" in settings.model_fields_set:
@@ -151,6 +176,7 @@ def register(app: typer.Typer) -> None:
         source: str = typer.Argument(help="Folder or s3://bucket/prefix of photos."),
         out: str = typer.Option(..., "--out", help="Folder or s3://bucket/prefix for the outputs."),
         recipe: Path | None = typer.Option(None, help="YAML or JSON recipe; without one, the starter models."),
+        manifest: Path | None = ManifestOption,
         report: Path | None = typer.Option(None, help="Write the HTML report here."),
         broker: str | None = BrokerOption,
         endpoint_url: str | None = EndpointOption,
@@ -160,12 +186,13 @@ def register(app: typer.Typer) -> None:
         """Make a catalogue of every photo and wait for it, on embedded services or on those of --broker."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url, window=window)
         check_broker(settings)
+        table = read_manifest(manifest)
         photos = open_source(source, settings)
         destination = open_storage(address(out), settings)
         chosen = load_recipe(recipe, destination, settings)
-        job = create_job(photos, destination, chosen)
+        job = create_job(photos, destination, chosen, fields=table is not None)
         with services(settings) as (running, look_after):
-            session = Session(job, photos, destination, running)
+            session = Session(job, photos, destination, running, table)
             return tell(run_job(session, report, look_after), as_json=as_json)
 
     @app.command(epilog="Example:  vitrina submit s3://shop/photos --out s3://shop/catalogue --broker redis://queue/0")
@@ -173,6 +200,7 @@ def register(app: typer.Typer) -> None:
         source: str = typer.Argument(help="Folder or s3://bucket/prefix of photos."),
         out: str = typer.Option(..., "--out", help="Folder or s3://bucket/prefix for the outputs."),
         recipe: Path | None = typer.Option(None, help="YAML or JSON recipe."),
+        manifest: Path | None = ManifestOption,
         broker: str | None = BrokerOption,
         endpoint_url: str | None = EndpointOption,
         window: int | None = typer.Option(None, help="Unfinished images in the queues at once."),
@@ -181,10 +209,11 @@ def register(app: typer.Typer) -> None:
         """Feed every photo to running workers; prints the job's id when all are queued. Follow it with status."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url, window=window)
         check_broker(settings)
+        table = read_manifest(manifest)
         photos = open_source(source, settings)
         destination = open_storage(address(out), settings)
-        job = create_job(photos, destination, load_recipe(recipe, destination, settings))
-        session = Session(job, photos, destination, settings)
+        job = create_job(photos, destination, load_recipe(recipe, destination, settings), fields=table is not None)
+        session = Session(job, photos, destination, settings, table)
         with Display(err) as display:
             session.feed(display.show)
         counts = session.progress.counts()

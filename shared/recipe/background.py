@@ -58,6 +58,8 @@ class DiffusionBackground(ModelSection):
         "safety_checker",
     )
 
+    item_fields: ClassVar[tuple[str, ...]] = ("prompt", "category", "title", "seed")
+
     model: Literal["diffusion"]
     weights: Weights = "dreamshaper-8"
     """`dreamshaper-8`, `sd15`, `sd2`, `sdxl`, `kandinsky-2.2`, a hub id with its revision, or a local folder."""

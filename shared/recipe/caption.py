@@ -57,6 +57,8 @@ class VlmCaption(ModelSection):
 
     loads: ClassVar[tuple[str, ...]] = ("weights", "precision")
 
+    item_fields: ClassVar[tuple[str, ...]] = ("title", "category")
+
     model: Literal["vlm"]
     weights: Weights = "qwen-vl"
     """`qwen-vl`, a hub id with its revision, or a local folder; none that needs code of its own."""

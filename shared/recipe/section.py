@@ -27,6 +27,9 @@ class ModelSection(Section):
     loads: ClassVar[tuple[str, ...]] = ()
     """Fields that decide what is loaded; the others only steer it."""
 
+    item_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields of a manifest's rows that this choice looks at, and that therefore tell its outputs apart."""
+
     model: str
     """The choice's name; each section narrows it to its own."""
 

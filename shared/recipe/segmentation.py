@@ -35,6 +35,8 @@ class SaliencySegmentation(ModelSection):
 class SuppliedSegmentation(ModelSection):
     """No model: the mask is the photo's alpha channel, or a picture beside the photo."""
 
+    item_fields: ClassVar[tuple[str, ...]] = ("mask",)
+
     model: Literal["none"]
     mask: Literal["alpha", "supplied"] = "alpha"
     mask_key: str = "{stem}.mask.png"
@@ -46,6 +48,8 @@ class SamSegmentation(ModelSection):
     """Segment Anything: every mask of the photo is found, and the product's chosen among them."""
 
     loads: ClassVar[tuple[str, ...]] = ("weights", "precision")
+
+    item_fields: ClassVar[tuple[str, ...]] = ("points", "box")
 
     model: Literal["sam"]
     weights: Weights = "sam-vit-h"

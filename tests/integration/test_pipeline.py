@@ -17,6 +17,7 @@ import pytest
 
 from producer.embedded import Broker, env_for, free_port
 from producer.follow import Summary, follow
+from producer.manifest import Manifest
 from producer.submit import Submitter, create_job, list_photos
 from shared.broker import make_app
 from shared.jobs import Job, read_items
@@ -106,12 +107,12 @@ class Catalogue:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def submit(self, recipe: Recipe | None = None) -> Job:
+    def submit(self, recipe: Recipe | None = None, manifest: Manifest | None = None) -> Job:
         source = open_storage(str(self.photos), self.settings)
         destination = open_storage(str(self.out), self.settings)
-        job = create_job(source, destination, recipe or Recipe())
+        job = create_job(source, destination, recipe or Recipe(), fields=manifest is not None)
         submitter = Submitter(self.app, self.progress(job), job, destination, window=self.settings.window)
-        submitter.feed(list_photos(source, destination))
+        submitter.feed(manifest.photos(source) if manifest else list_photos(source, destination))
         return job
 
     def progress(self, job: Job) -> Progress:
@@ -141,6 +142,24 @@ class Catalogue:
 def catalogue(tmp_path: Path, settings: Settings, app: Celery, client: Redis, workers: Workers) -> Catalogue:
     del workers
     return Catalogue(tmp_path, settings, app, client)
+
+
+def test_a_manifest_decides_what_is_taken_and_is_told_to_the_workers(catalogue: Catalogue, tmp_path: Path) -> None:
+    """Only its rows are made, a photo that is not there is a failure with its reason, and the item's record holds its fields."""
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        catalogue.add(name, name)
+    table = tmp_path / "items.csv"
+    table.write_text("key,id,title\nb.jpg,17,Mug\ngone.jpg,18,\na.jpg,,\n")
+    job = catalogue.submit(manifest=Manifest(table))
+    summary = catalogue.follow(job)
+    assert (summary.items, summary.done, summary.failed) == (3, 2, 1)
+    (failure,) = catalogue.progress(job).failures()
+    assert (failure.key, failure.reason, failure.stage) == ("gone.jpg", "missing", "listing")
+    records = {name: json.loads(data) for name, data in catalogue.outputs().items() if "/caption-" in name}
+    assert {name.split("/")[0]: record.get("fields") for name, record in records.items()} == {
+        "a.jpg": None,
+        "b.jpg": {"id": "17", "title": "Mug"},
+    }
 
 
 def test_every_photo_becomes_its_outputs(catalogue: Catalogue) -> None:
