@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import ssl
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
 from celery import Celery
 from kombu import Queue
@@ -19,11 +21,25 @@ def _transport(settings: Settings) -> str | None:
     return "shared.transport:Transport" if redis else None
 
 
+def _tls(url: str) -> tuple[str, dict[str, Any] | None]:
+    """Split a `rediss://` address into one without options and kombu's TLS options: with a transport named outright, kombu sets none itself."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return url, None
+    asked = {name: value for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
+    levels = {"required": ssl.CERT_REQUIRED, "optional": ssl.CERT_OPTIONAL, "none": ssl.CERT_NONE}
+    # The server's certificate is checked unless the address says otherwise, as redis-py does for the progress.
+    level = levels.get(asked.pop("ssl_cert_reqs", "required").lower().removeprefix("cert_"), ssl.CERT_REQUIRED)
+    return parts._replace(query="").geturl(), {"ssl_cert_reqs": level, **asked}
+
+
 def make_app(settings: Settings) -> Celery:
     """Build the Celery application. Nothing is contacted until first use."""
     app = Celery("vitrina", set_as_current=False)
+    address, tls = _tls(settings.broker.get_secret_value())
     app.conf.update(
-        broker_url=settings.broker.get_secret_value(),
+        broker_url=address,
+        broker_use_ssl=tls,
         broker_transport=_transport(settings),
         broker_transport_options={
             "visibility_timeout": settings.visibility_timeout,
@@ -36,6 +52,7 @@ def make_app(settings: Settings) -> Celery:
         },
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker outlives any outage of the broker
+        broker_channel_error_retry=True,  # and one that refuses a command (full, read-only) is an outage as well
         worker_cancel_long_running_tasks_on_connection_loss=False,  # crashes the threads pool at the first blip
         # Losing nothing: a message is acknowledged only after its task has ended, and kept when its worker dies.
         task_acks_late=True,

@@ -15,6 +15,7 @@ from time import monotonic, time
 from typing import Any
 
 from kombu.transport import redis, virtual
+from redis.exceptions import OutOfMemoryError
 
 # KEYS: unacked index, unacked, queues. ARGV: now, then the queues' names. The tag was given by the publisher. The recorded
 # value is kombu's own format, [message, exchange, routing key], so that its restoring and acknowledging work unchanged.
@@ -48,7 +49,8 @@ class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
         """Renew our own leases, then return the messages of those who no longer do. Called by kombu's timer."""
-        held = list(self._delivered)
+        # What was acknowledged or handed back is dropped from `_delivered` only at the next delivery.
+        held = set(self._delivered) - self._dirty
         if held:
             with self.channel.conn_or_acquire() as client:
                 # XX: a message acknowledged meanwhile must not come back into the index.
@@ -65,6 +67,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
         super().__init__(*args, **kwargs)
         self._idle = False
         self._waiting = False
+        self._full = False
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         del timeout
@@ -79,10 +82,10 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             names = [queue for _ in self.priority_steps for queue in queues]
             fixed = [self.unacked_index_key, self.unacked_key]
             command = ["EVAL", _TAKE, len(keys) + 2, *fixed, *keys, time(), *names]
-        elif len(keys) == 1:
+        elif len(keys) == 1 and not self._full:
             command = ["BLMOVE", keys[0], keys[0], "RIGHT", "RIGHT", WAIT_SECONDS]
         else:
-            command = ["BLPOP", f"{self.unacked_key}:nothing", SEVERAL_WAIT_SECONDS]
+            command = ["BLPOP", f"{self.unacked_key}:nothing", WAIT_SECONDS if self._full else SEVERAL_WAIT_SECONDS]
         if self.global_keyprefix:
             command = self.client._prefix_args(command)  # noqa: SLF001 - kombu's own hook
         self._in_poll.send_command(*command)
@@ -95,6 +98,12 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             except self.connection_errors:
                 self.client.connection.disconnect()
                 raise
+            except OutOfMemoryError:
+                # A full server refuses `BLMOVE`, even where there is nothing to move; taking and a plain wait still work.
+                self._full, self._idle = True, False
+                raise Empty from None
+            else:
+                self._full = self._full and not waited
             self._idle = not waited and not answer
             if waited or not answer:
                 raise Empty

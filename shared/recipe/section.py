@@ -18,7 +18,7 @@ Weights = Annotated[str, StringConstraints(pattern=r"^[^\s@]+(@[^\s@]+)?$", max_
 class Section(BaseModel):
     """A part of the recipe. Unknown fields are refused; nothing changes once it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import ssl
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
+from shared.broker import make_app
 from shared.errors import KeyRefusedError, MessageError, RecipeError
 from shared.fingerprints import LENGTH, fingerprint
 from shared.keys import check_source_key, output_key
@@ -16,6 +19,7 @@ from shared.messages import Item
 from shared.plan import Plan
 from shared.provenance import Provenance
 from shared.recipe import Recipe
+from shared.settings import Settings
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -162,3 +166,25 @@ def test_provenance_survives_metadata_and_its_absence() -> None:
     assert Provenance.from_metadata({"vitrina": "nonsense"}) == Provenance()
     large = Provenance(job="j", measures={"text": "x" * 5000})
     assert len(large.to_metadata()["vitrina"]) < 2000
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("", ssl.CERT_REQUIRED), ("?ssl_cert_reqs=none", ssl.CERT_NONE), ("?ssl_ca_certs=/ca.pem", ssl.CERT_REQUIRED)],
+)
+def test_an_encrypted_broker_is_spoken_to_encrypted(query: str, expected: ssl.VerifyMode) -> None:
+    """And its certificate is checked unless the address says otherwise; the queues follow the same rule as the progress."""
+    app = make_app(Settings(broker=SecretStr(f"rediss://:secret@queue:6380/0{query}")))
+    connection = app.connection_for_write()
+    assert connection.ssl["ssl_cert_reqs"] == expected
+    assert connection.ssl.get("ssl_ca_certs") == ("/ca.pem" if "ca" in query else None)
+    assert (connection.hostname, connection.virtual_host) == ("queue", "0")
+    app.close()
+
+
+def test_a_number_that_json_cannot_write_is_refused() -> None:
+    """It would come back as nothing in the job's record, and no worker could read that."""
+    with pytest.raises(RecipeError, match="shadow"):
+        Recipe.from_mapping({"background": {"model": "studio", "shadow": float("inf")}})
+    with pytest.raises(RecipeError, match="min_brightness"):
+        Recipe.from_mapping({"picture": {"gates": {"min_brightness": float("inf")}}})
