@@ -37,6 +37,10 @@ class JobNotFoundError(UsageError):
     reason = "unknown_job"
 
 
+class JobForgottenError(JobNotFoundError):
+    """The broker has no record of the job: it was lost, or the message is older than the record is kept."""
+
+
 class ModelMissingError(UsageError):
     """The model's files are not on this machine."""
 

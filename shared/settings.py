@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     """`auto`, `cpu`, `cuda`, `cuda:1`."""
     preload: Path | None = None
     """A recipe whose model a worker loads before it takes its first item; without one the starter models. Others are loaded when a job asks for them."""
+    models_kept: int = Field(default=2, ge=1)
+    """Models a worker keeps loaded at once; the one used longest ago makes room."""
     model_threads: int = Field(default=0, ge=0)
     """CPU threads of one model; 0 means one on a shared machine, see `threads_per_model`."""
 

@@ -35,6 +35,10 @@ def exit_wedged(seconds: float) -> None:
     os._exit(WEDGED_STATUS)
 
 
+class BatcherClosedError(RuntimeError):
+    """The batcher takes nothing more: its model is being unloaded."""
+
+
 class Pending(Future[Output]):
     """An input's answer to come, and its share of the batch's time once it has."""
 
@@ -67,6 +71,7 @@ class Batcher(Generic[Input, Output]):
         self._batch_seconds = 0.0
         self._began: float | None = None
         self._closed = False
+        self._ended = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
         self._thread.start()
@@ -74,12 +79,12 @@ class Batcher(Generic[Input, Output]):
         self._watchdog.start()
 
     def submit(self, item: Input) -> Pending[Output]:
-        """Queue one input. The future ends with its output or with what went wrong for it alone."""
+        """Queue one input. The future ends with its output or with what went wrong for it alone. Raises `BatcherClosedError`."""
         future: Pending[Output] = Pending()
         bucket = self._bucket(item)
         with self._changed:
             if self._closed:
-                raise RuntimeError("the batcher is closed")
+                raise BatcherClosedError
             self._waiting.setdefault(bucket, deque()).append((item, future))
             self._changed.notify_all()
         return future
@@ -90,6 +95,10 @@ class Batcher(Generic[Input, Output]):
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
+        # Only now: the last batches may wedge like any other.
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
         self._watchdog.join()
 
     def _loop(self) -> None:
@@ -158,7 +167,7 @@ class Batcher(Generic[Input, Output]):
     def _watch(self) -> None:
         while True:
             with self._changed:
-                if self._changed.wait_for(lambda: self._closed, timeout=min(1.0, self._deadline / 4)):
+                if self._changed.wait_for(lambda: self._ended, timeout=min(1.0, self._deadline / 4)):
                     break
             began = self._began
             if began is not None and time.monotonic() - began > self._deadline:

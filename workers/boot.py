@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from celery.signals import setup_logging, worker_init, worker_shutdown
+from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
 
 from shared.broker import make_app
 from shared.errors import VitrinaError
@@ -16,7 +16,7 @@ from shared.plan import chosen
 from shared.recipe import Recipe
 from workers import metrics
 from workers.runner import Runner
-from workers.tasks import register
+from workers.tasks import register, stopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 CONFIG_STATUS = 78
 """Exit status when a worker cannot start as configured (EX_CONFIG): a supervisor should not try again."""
 
+LOAD_STATUS = 70
+"""Exit status when a model fails to load for a reason of its own (EX_SOFTWARE)."""
+
 log = logging.getLogger(__name__)
+
+
+def _leave(status: int) -> NoReturn:
+    logging.shutdown()
+    os._exit(status)
 
 
 def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]]) -> Celery:
@@ -40,16 +48,22 @@ def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings],
     register(app, runners)
 
     def load_models(**_: Any) -> None:
-        metrics.serve(settings.metrics_port)
-        recipe = Recipe.load(settings.preload) if settings.preload else Recipe()
-        for stage in STAGES:
-            if stage in app.amqp.queues.consume_from:
-                try:
+        # Celery's signals would swallow an exception, and the start go on without a model.
+        try:
+            metrics.serve(settings.metrics_port)
+            recipe = Recipe.load(settings.preload) if settings.preload else Recipe()
+            for stage in STAGES:
+                if stage in app.amqp.queues.consume_from:
                     runners[stage].model(chosen(recipe, stage))
-                except VitrinaError as error:
-                    log.critical("%s", error, extra={"action": "start", "stage": stage})
-                    logging.shutdown()
-                    os._exit(CONFIG_STATUS)  # Celery's signals would swallow an exception, and its start go on
+        except VitrinaError as error:
+            log.critical("%s", error, extra={"action": "start"})
+            _leave(CONFIG_STATUS)
+        except ImportError as error:
+            log.critical("%s: install vitrina[worker,production]", error, extra={"action": "start"})
+            _leave(CONFIG_STATUS)
+        except Exception:
+            log.critical("the model does not load", exc_info=True, extra={"action": "start"})
+            _leave(LOAD_STATUS)
 
     def close(**_: Any) -> None:
         for runner in runners.values():
@@ -58,5 +72,6 @@ def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings],
     # Not weak: nothing else holds these functions.
     setup_logging.connect(lambda **_: configure_logging(settings), weak=False)
     worker_init.connect(load_models, weak=False)
+    worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
     worker_shutdown.connect(close, weak=False)
     return app

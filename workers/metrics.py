@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram, start_http_server
 
+from shared.errors import UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -24,9 +26,14 @@ LOADS = Histogram(
 
 
 def serve(port: int) -> None:
-    """Serve the metrics at `port`; 0 serves none."""
+    """Serve the metrics at `port`; 0 serves none. Raises `UsageError`."""
     if port:
-        start_http_server(port)
+        try:
+            start_http_server(port)
+        except OSError as error:
+            raise UsageError(
+                f"cannot serve metrics at port {port} ({error.strerror}): set VITRINA_METRICS_PORT"
+            ) from None
         log.info("metrics at port %s", port, extra={"action": "metrics"})
 
 

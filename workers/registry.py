@@ -35,7 +35,7 @@ def make_model(stage: StageName, section: ModelSection, settings: Settings) -> M
     elif name == "labels":
         from workers.captioning.labels import LabelsModel
 
-        return LabelsModel(settings.models_dir, **limits)
+        return LabelsModel(settings.models_dir, max_pixels=settings.max_pixels)
     elif name == "none":
         from workers.captioning.none import NoCaptionModel
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import sys
 import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import JobNotFoundError, MaskMissingError, ObjectMissingError, SourceChangedError
+from shared.errors import JobForgottenError, MaskMissingError, ObjectMissingError, SourceChangedError
 from shared.jobs import PAGE, Job, read_page
 from shared.keys import STAGES, StageName
 from shared.plan import Outputs, Plan, chosen
@@ -17,7 +19,7 @@ from shared.progress import Progress, connect
 from shared.provenance import Provenance
 from shared.storage import open_storage
 from workers import metrics
-from workers.batcher import Batcher
+from workers.batcher import Batcher, BatcherClosedError, Pending
 from workers.registry import make_model
 from workers.stage import Result, Work
 
@@ -119,7 +121,10 @@ class Runner:
         """Return the loaded model that a section chooses and its batcher, loading it on first use. Raises `ModelMissingError`, `ModelCorruptError`."""
         identity, name = section.identity(), section.model
         with self._loading:
-            if identity not in self._models:
+            if identity in self._models:
+                self._models[identity] = self._models.pop(identity)  # the last used comes last
+            else:
+                self._make_room()
                 start = time.perf_counter()
                 model = self._make(self.stage, section, self.settings)
                 model.load(self.settings.device, self.settings.threads_per_model())
@@ -135,6 +140,16 @@ class Runner:
                 log.info("loaded %s", name, extra={"action": "loaded", "stage": self.stage, "seconds": seconds})
             return self._models[identity]
 
+    def _make_room(self) -> None:
+        while len(self._models) >= self.settings.models_kept:
+            oldest = next(iter(self._models))
+            log.info("unloading %s", oldest, extra={"action": "unload", "stage": self.stage})
+            self._models.pop(oldest)[1].close()
+            torch = sys.modules.get("torch")
+            gc.collect()  # models are full of cycles, and their memory is wanted now
+            if torch is not None and torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+
     def _counted(self, model: Model[Any, Any]) -> Callable[[Sequence[Any]], Sequence[Any]]:
         sizes = metrics.BATCHES.labels(self.stage)
 
@@ -144,17 +159,21 @@ class Runner:
 
         return infer
 
+    def progress(self, job: str) -> Progress:
+        """Return a job's progress, whether or not the job itself can be read."""
+        return Progress(self._redis, job)
+
     def open(self, job: str) -> OpenJob:
-        """Open a job's records and storages; the last few are kept. Raises `JobNotFoundError`."""
+        """Open a job's records and storages; the last few are kept. Raises `JobForgottenError`, `JobNotFoundError`, `StorageError`."""
         with self._lock:
             known = self._jobs.get(job)
         if known:
             return known
-        progress = Progress(self._redis, job)
+        progress = self.progress(job)
         address = progress.destination()
         if address is None:
             msg = f"the broker knows no job {job}: submit it again"
-            raise JobNotFoundError(msg)
+            raise JobForgottenError(msg)
         destination = open_storage(address, self.settings)
         record = Job.load(job, destination)
         pages = Pages(record, destination) if record.fields else None
@@ -195,13 +214,13 @@ class Runner:
     def _make_outputs(self, opened: OpenJob, item: Item, outputs: Outputs) -> Provenance:
         clock = Clock()
         section = chosen(opened.plan.recipe, self.stage)
-        model, batcher = self.model(section)
+        model, _ = self.model(section)
         clock.lap("model")
         work = self._fetch(opened, item, outputs, model.reads(opened.plan.recipe))
         clock.lap("fetch")
         prepared = model.prepare(work)
         clock.lap("prepare")
-        pending = batcher.submit(prepared)
+        pending = self._submit(section, prepared)
         output = pending.result()
         clock.lap("wait")
         clock.move("wait", "infer", pending.seconds)
@@ -223,6 +242,13 @@ class Runner:
         clock.lap("save")
         metrics.observe(self.stage, clock.seconds)
         return provenance
+
+    def _submit(self, section: ModelSection, prepared: Any) -> Pending[Any]:
+        while True:
+            try:
+                return self.model(section)[1].submit(prepared)
+            except BatcherClosedError:
+                continue  # another job's model took this one's place in between
 
     def _fetch(self, opened: OpenJob, item: Item, outputs: Outputs, reads: tuple[str, ...]) -> Work:
         recipe = opened.plan.recipe

@@ -4,39 +4,63 @@ from __future__ import annotations
 
 import logging
 import random
-from typing import TYPE_CHECKING, Any, NoReturn
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from celery import Task
 from celery.exceptions import Reject, Retry
+from kombu.exceptions import OperationalError
 
-from shared.errors import JobNotFoundError, MessageError, StageFailedError, VitrinaError, WorkerLostError
+from shared.errors import (
+    BrokerError,
+    JobForgottenError,
+    MessageError,
+    OutOfMemoryError,
+    StageFailedError,
+    VitrinaError,
+    WorkerLostError,
+)
 from shared.messages import Item
 from shared.progress import Failure
 from workers import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shared.keys import StageName
-    from workers.runner import OpenJob, Runner
+    from workers.runner import Runner
 
 log = logging.getLogger(__name__)
 
 MAX_BACKOFF = 30.0
 """Seconds; well under the visibility timeout, since a waiting retry is held by the worker unacknowledged."""
+BROKER_WAITS = 0.5, 8.0
+"""Seconds of the first and of the longest wait for a broker that does not answer or is full."""
+
+stopping = threading.Event()
+"""Set when the worker shuts down: who waits for the broker then hands its message back."""
+
+Answer = TypeVar("Answer")
 
 
 class StageTask(Task):  # type: ignore[misc] # Celery ships no types
-    """Runs its stage on one item. The message is the item; the chain carries the stages that follow."""
+    """Runs its stage on one item. The message is the item; the chain carries the stages that follow.
+
+    Whatever happens, the item ends in one of three ways: its next stage is queued, its failure is recorded, or its message goes back.
+    """
 
     abstract = True
     # Failures of items are data: one quiet line in the log, a red row in Flower, no traceback.
     throws = (VitrinaError,)
     ignore_result = True
+    # Attempts are counted here, by the settings; Celery would give up after three.
+    max_retries = None
 
     stage: StageName
     runner: Runner
 
     def run(self, message: dict[str, Any]) -> None:
-        """Bring one item through the stage."""
+        """Bring one item through the stage and queue the next."""
         try:
             item = Item.from_wire(message)
         except MessageError as error:
@@ -45,29 +69,55 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
             raise
         try:
             self._run(item)
-        except (Retry, Reject, VitrinaError):
-            raise
-        except BaseException as error:
-            # MemoryError, SystemExit and KeyboardInterrupt in a task would each leak a slot of the threads pool for ever.
-            log.exception("stage failed unexpectedly", extra=self._fields(item, "error"))
-            raise self._end(item, StageFailedError(f"{type(error).__name__}: {error}")) from error
-
-    def _run(self, item: Item) -> None:
-        try:
-            opened = self.runner.open(item.job)
-            attempts = opened.progress.attempt(self.stage, item.index)
-            if attempts > self.runner.settings.max_attempts:
-                msg = f"started {attempts - 1} times and never ended: the photo may exhaust memory or hang the model"
-                raise WorkerLostError(msg)
-            self.runner.run(item)
-        except JobNotFoundError as error:
-            log.error("dropped: %s", error, extra=self._fields(item, "dropped"))  # noqa: TRY400 - expected, no traceback
-            raise
         except VitrinaError as error:
+            if isinstance(error, JobForgottenError):
+                log.error("dropped: %s", error, extra=self._fields(item, "dropped"))  # noqa: TRY400 - expected, no traceback
+                raise
             if error.retryable and self._attempts_left():
                 self._again(item, error)
-            raise self._end(item, error) from None
-        opened.progress.clear_attempts(self.stage, item.index)
+            self._fail(item, error)
+            raise
+        self._pass_on(item)
+
+    def _run(self, item: Item) -> None:
+        """Run the stage. Raises `VitrinaError` for whatever went wrong, and nothing else but Celery's own."""
+        progress = self.runner.progress(item.job)
+        attempts = self._patiently(item, lambda: progress.attempt(self.stage, item.index))
+        if attempts > self.runner.settings.max_attempts:
+            msg = f"started {attempts - 1} times and never ended: the photo may exhaust memory or hang the model"
+            raise WorkerLostError(msg)
+        try:
+            self._patiently(item, lambda: self.runner.run(item))
+            self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))
+        except (Retry, Reject, VitrinaError):
+            raise
+        except MemoryError as error:
+            raise OutOfMemoryError(f"not enough memory for this photo: {error}") from error
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt in a task would each leak a slot of the threads pool for ever.
+            log.exception("stage failed unexpectedly", extra=self._fields(item, "error"))
+            raise StageFailedError(f"{type(error).__name__}: {error}") from error
+
+    def _patiently(self, item: Item, do: Callable[[], Answer]) -> Answer:
+        """Do something that needs the broker, however long that takes: without it nothing can be recorded, and nothing may be lost."""
+        wait, longest = BROKER_WAITS
+        while True:
+            try:
+                return do()
+            except (BrokerError, OperationalError) as error:
+                if stopping.is_set():
+                    raise Reject(str(error), requeue=True) from error
+                log.warning("waiting for the broker: %s", error, extra=self._fields(item, "wait"))
+                stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311 - not a secret
+                wait = min(2 * wait, longest)
+
+    def _pass_on(self, item: Item) -> None:
+        """Queue the next stage. Celery would do it after the task, and give the item up when a full broker refuses the message."""
+        chain = self.request.chain
+        if chain:
+            step = self.app.signature(chain[-1])
+            self._patiently(item, lambda: step.apply_async(chain=chain[:-1], argsrepr=repr(item.key)))
+            self.request.chain = None
 
     def _attempts_left(self) -> bool:
         return int(self.request.retries) + 1 < self.runner.settings.max_attempts
@@ -78,25 +128,23 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
         countdown = random.uniform(0.5, 1) * min(MAX_BACKOFF, backoff)  # noqa: S311 - not a secret
         metrics.count(self.stage, "retried", error.reason)
         log.warning("again in %.1f s: %s", countdown, error, extra=self._fields(item, "retry"))
+        progress = self.runner.progress(item.job)
+        # This start has ended: only starts that never end speak against the photo.
+        self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))
         try:
-            raise self.retry(exc=error, countdown=countdown, max_retries=None)
+            raise self.retry(exc=error, countdown=countdown, argsrepr=repr(item.key))
         except Reject as reject:
             # The broker refused the copy (full, gone). Celery would acknowledge and forget; the message must stay.
             raise Reject(reject.reason, requeue=True) from error
 
-    def _end(self, item: Item, error: VitrinaError) -> VitrinaError:
-        """Record the failure and return the error to raise, which stops the chain."""
+    def _fail(self, item: Item, error: VitrinaError) -> None:
+        """Record the failure; it needs the broker alone, so that it works whatever else is broken."""
         failure = Failure(item.index, item.key, self.stage, error.reason, str(error))
         metrics.count(self.stage, "failed", error.reason)
         log.warning("failed %s: %s", item.key, error, extra=self._fields(item, "failed") | {"reason": error.reason})
-        try:
-            opened: OpenJob = self.runner.open(item.job)
-            opened.progress.fail(failure)
-            opened.progress.clear_attempts(self.stage, item.index)
-        except VitrinaError as unrecorded:
-            # Unrecorded is lost: the message goes back to the queue and is tried again.
-            raise Reject(str(unrecorded), requeue=True) from error
-        return error
+        progress = self.runner.progress(item.job)
+        self._patiently(item, lambda: progress.fail(failure))
+        self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))
 
     def _fields(self, item: Item, action: str) -> dict[str, Any]:
         return {"action": action, "job": item.job, "key": item.key, "stage": self.stage}

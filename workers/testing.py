@@ -1,7 +1,8 @@
 """Instant models: every stage without weights, for tests and for measuring everything around the models.
 
 `celery -A workers.testing worker …` runs them. What they do with a photo is told by its bytes, so that faults can be injected from outside:
-`slow:<seconds>` takes that long, `bad` is an unreadable picture, `bug` raises, `die` ends the process; anything else passes.
+`slow:<seconds>` takes that long, `bad` is an unreadable picture, `bug` raises, `memory` finds none left, `outage` finds the storage away,
+`die` ends the process; anything else passes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from shared.errors import UnreadablePictureError
+from shared.errors import StorageError, UnreadablePictureError
 from shared.settings import Settings
 from workers.boot import boot
 from workers.stage import Artifact, Result
@@ -83,6 +84,10 @@ def obey(photo: bytes) -> None:
         raise UnreadablePictureError("the photo says it is bad")
     elif word == "bug":
         raise ZeroDivisionError("the photo asks for a bug")
+    elif word == "memory":
+        raise MemoryError
+    elif word == "outage":
+        raise StorageError("the photo asks for an outage")
     elif word == "die":
         os._exit(9)
 

@@ -52,18 +52,18 @@ _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 """How `warnings` keeps the filter that `_quiet_pillow` sets."""
 
 
-def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Picture:
+def decode(data: bytes, *, max_bytes: int | None, max_pixels: int) -> Picture:
     """Decode a photo; of an animation or a multi-page file, the first frame.
 
     The EXIF orientation is applied and an ICC profile is converted to sRGB (a broken profile is ignored). Deeper samples than
     8 bits are scaled down, never clipped.
 
-    Raises `PictureTooLargeError` (before any pixel is decoded), `PictureTooSmallError` below `MIN_SIDE`, `UnreadablePictureError` for
+    `max_bytes` of None is for our own files, which are as large as their pixels make them. Raises `PictureTooLargeError` (before any pixel is decoded), `PictureTooSmallError` below `MIN_SIDE`, `UnreadablePictureError` for
     a damaged file and `UnsupportedPictureError` for other formats.
     """
     if not data:
         raise UnreadablePictureError("the file is empty: upload it again")
-    if len(data) > max_bytes:
+    if max_bytes is not None and len(data) > max_bytes:
         raise PictureTooLargeError(
             f"the file has {len(data):,} bytes and the limit is {max_bytes:,}: raise VITRINA_MAX_BYTES or shrink the photo"
         )

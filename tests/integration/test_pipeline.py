@@ -209,6 +209,34 @@ def test_bad_photos_are_recorded_and_the_others_finish(catalogue: Catalogue) -> 
     assert failures == {"broken.jpg": "unreadable", "unlucky.jpg": "stage_error", "line\nbreak.jpg": "bad_key"}
 
 
+def test_what_may_heal_is_tried_as_often_as_set_and_then_recorded(catalogue: Catalogue) -> None:
+    """Storage and memory faults are retried with backoff; the last try leaves a failure, never silence."""
+    catalogue.add("away.jpg", "outage")
+    catalogue.add("large.jpg", "memory")
+    catalogue.add("fine.jpg", "photo")
+    job = catalogue.submit()
+    assert catalogue.follow(job).done == 1
+    failures = {f.key: f.reason for f in catalogue.progress(job).failures()}
+    assert failures == {"away.jpg": "storage", "large.jpg": "out_of_memory"}
+
+
+def test_a_job_whose_record_is_out_of_reach_fails_its_items_with_the_reason(catalogue: Catalogue) -> None:
+    """A worker on a machine without the folder says so, rather than leave the producer waiting for ever."""
+    catalogue.add("a.jpg", "photo")
+    job = catalogue.submit()
+    catalogue.follow(job)
+    elsewhere = Progress(catalogue.client, "20260101-000000-abcdef")
+    elsewhere.begin(str(catalogue.out / "nowhere"))
+    elsewhere.listed(1, complete=True)
+    item = Item("20260101-000000-abcdef", 0, "a.jpg", "etag").to_wire()
+    catalogue.app.signature(STAGES[0], args=(item,)).apply_async()
+    deadline = time.monotonic() + 30
+    while not elsewhere.counts().finished:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert [f.reason for f in elsewhere.failures()] == ["unknown_job"]
+
+
 def test_redelivering_a_finished_item_changes_nothing(catalogue: Catalogue) -> None:
     """Brokers deliver at least once; the second time finds the work done."""
     catalogue.add("a.jpg", "photo")
@@ -275,6 +303,54 @@ def test_a_photo_that_kills_its_worker_is_recorded_in_the_end(tmp_path: Path) ->
             finally:
                 own.stop()
                 app.close()
+
+
+def test_a_lease_is_renewed_only_while_it_is_held(tmp_path: Path) -> None:
+    """A message that went back belongs to whoever takes it next."""
+    with Broker(tmp_path / "broker") as broker, connect(Settings(broker=broker.url)) as client:
+        settings = Settings(broker=broker.url)
+        app = make_app(settings)
+        app.signature(STAGES[0], args=({},)).apply_async()
+        with app.connection_for_read() as first, app.connection_for_read() as second:
+            one, two = first.channel(), second.channel()
+            taken = one.basic_get(STAGES[0])
+            one.basic_reject(taken.delivery_tag, requeue=True)
+            assert two.basic_get(STAGES[0]).delivery_tag == taken.delivery_tag
+            client.zadd("unacked_index", {taken.delivery_tag: 1e12}, xx=True)
+            one.qos.restore_visible()
+            assert client.zscore("unacked_index", taken.delivery_tag) == 1e12
+            two.qos.restore_visible()
+            assert client.zscore("unacked_index", taken.delivery_tag) < 1e12
+        app.close()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"VITRINA_METRICS_PORT": "{broker}"}, "cannot serve metrics at port"),
+        ({"VITRINA_PRELOAD": "/nowhere/recipe.yaml"}, "cannot read the recipe /nowhere/recipe.yaml"),
+    ],
+)
+def test_a_worker_that_cannot_start_as_configured_says_why_and_ends(
+    settings: Settings, environment: dict[str, str], said: str
+) -> None:
+    """Status 78: a supervisor that knows it does not try again and again."""
+    address = settings.broker.get_secret_value()
+    port = address.rpartition(":")[2].partition("/")[0]
+    given = {name: value.replace("{broker}", port) for name, value in environment.items()}
+    command = [sys.executable, "-m", "celery", "-A", "workers.testing", "worker", "-Q", STAGES[0], "-P", "threads"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | env_for(settings) | given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 78, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_messages_are_small(catalogue: Catalogue, settings: Settings, client: Redis) -> None:

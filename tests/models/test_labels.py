@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from workers.stage import Model, Result
 
-LIMITS = {"max_bytes": 50_000_000, "max_pixels": 64_000_000}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def model() -> LabelsModel:
         find("efficientnet-lite0", settings.models_dir)
     except ModelMissingError:
         pytest.skip("the weights are not here: run `vitrina models fetch`")
-    loaded = LabelsModel(settings.models_dir, **LIMITS)
+    loaded = LabelsModel(settings.models_dir, max_pixels=64_000_000)
     loaded.load("cpu", 1)
     return loaded
 
@@ -214,7 +213,7 @@ def test_a_product_is_never_called_a_place_or_a_page() -> None:
 def test_missing_weights_tell_the_next_step(tmp_path: Path) -> None:
     """Nothing is downloaded behind the operator's back."""
     with pytest.raises(ModelMissingError):
-        LabelsModel(tmp_path, **LIMITS).load("cpu", 1)
+        LabelsModel(tmp_path, max_pixels=64_000_000).load("cpu", 1)
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:
@@ -244,7 +243,7 @@ def test_no_caption_is_a_choice() -> None:
 
 def test_all_items_share_one_bucket() -> None:
     """The views have one shape whatever the photo's."""
-    model = LabelsModel(Settings().models_dir, **LIMITS)
+    model = LabelsModel(Settings().models_dir, max_pixels=64_000_000)
     item = Prepared(np.zeros((2, 224, 224, 3), np.uint8), None)
     assert model.bucket(item) == 0
     assert model.reads(Recipe()) == ("cutout",)

@@ -61,9 +61,9 @@ class LabelsModel:
 
     name = "labels"
 
-    def __init__(self, models_dir: Path, max_bytes: int, max_pixels: int) -> None:
+    def __init__(self, models_dir: Path, *, max_pixels: int) -> None:
         self._models_dir = models_dir
-        self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
+        self._max_pixels = max_pixels
         self._network: Any = None
         self._device = "cpu"
 
@@ -92,7 +92,7 @@ class LabelsModel:
 
     def prepare(self, work: Work) -> Prepared:
         """Cut the product's square out of the frame and name its colour. Raises `PictureError`, `NoProductError`."""
-        picture = decode(work.inputs["cutout"], **self._limits)
+        picture = decode(work.inputs["cutout"], max_bytes=None, max_pixels=self._max_pixels)
         alpha = picture.alpha or Image.new("L", picture.size, 255)
         # The faint rim of a matte would widen the crop for nothing.
         box = alpha.point(lambda level: 255 * (level > 127)).getbbox() or alpha.getbbox()  # noqa: PLR2004 - half
