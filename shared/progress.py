@@ -28,10 +28,19 @@ KEEP_SECONDS = 90 * 24 * 3600
 
 # A failure never overwrites a finished item: a message delivered twice may fail the second time.
 _FAIL = "if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return 1"
-_BOTH = (
-    "redis.call('BITOP', 'AND', KEYS[3], KEYS[1], KEYS[2]) "
-    "local n = redis.call('BITCOUNT', KEYS[3]) redis.call('DEL', KEYS[3]) return n"
-)
+# In one step, so that no count ever sees an item both done and failed. KEYS: done, attempts, ran in an earlier stage, ran, review,
+# failures. ARGV: index, whether this stage ran, whether to review, whether it is the last stage.
+_FINISH = """
+if ARGV[4] == '0' then
+  if ARGV[2] == '1' then redis.call('SETBIT', KEYS[3], ARGV[1], 1) end
+else
+  if ARGV[2] == '1' or redis.call('GETBIT', KEYS[3], ARGV[1]) == 1 then redis.call('SETBIT', KEYS[4], ARGV[1], 1) end
+  if ARGV[3] == '1' then redis.call('SETBIT', KEYS[5], ARGV[1], 1) end
+  redis.call('HDEL', KEYS[6], ARGV[1])
+end
+redis.call('SETBIT', KEYS[1], ARGV[1], 1)
+redis.call('HDEL', KEYS[2], ARGV[1])
+"""
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -107,10 +116,15 @@ class Progress:
         self._info = f"{self._name}:info"
         self._failures = f"{self._name}:failures"
         self._ran = f"{self._name}:ran"
+        self._ran_earlier = f"{self._name}:ran:earlier"
         self._review = f"{self._name}:review"
+        self._finish = client.register_script(_FINISH)
 
     def _done(self, stage: StageName) -> str:
         return f"{self._name}:done:{stage}"
+
+    def _attempts(self, stage: StageName) -> str:
+        return f"{self._name}:attempts:{stage}"
 
     def begin(self, destination: str) -> None:
         """Tell the workers where the job's records are."""
@@ -129,16 +143,13 @@ class Progress:
             self._redis.hset(self._info, mapping={"items": items, "listed": int(complete)})
 
     def finish(self, stage: StageName, index: int, *, ran: bool, review: bool) -> None:
-        """Record that an item is through a stage. `ran` is false when an earlier job had made the output."""
-        with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.setbit(self._done(stage), index, 1)
-            if ran:
-                pipe.setbit(self._ran, index, 1)
-            if review:
-                pipe.setbit(self._review, index, 1)
-            if stage == LAST:
-                pipe.hdel(self._failures, str(index))
-            pipe.execute()
+        """Record that an item is through a stage, and forget its starts there.
+
+        `ran` is false when an earlier job had made the output; `review` is of the last stage, which knows the doubts of all.
+        """
+        keys = [self._done(stage), self._attempts(stage), self._ran_earlier, self._ran, self._review, self._failures]
+        with broker_errors():
+            self._finish(keys, [index, int(ran), int(review), int(stage == LAST)])
 
     def fail(self, failure: Failure) -> None:
         """Record why an item stops, unless it is already finished."""
@@ -149,23 +160,22 @@ class Progress:
     def attempt(self, stage: StageName, index: int) -> int:
         """Count a start of an item in a stage and return how many there have been."""
         with broker_errors():
-            return int(self._redis.hincrby(f"{self._name}:attempts:{stage}", str(index), 1))
+            return int(self._redis.hincrby(self._attempts(stage), str(index), 1))
 
     def clear_attempts(self, stage: StageName, index: int) -> None:
         """Forget the starts of an item that has ended."""
         with broker_errors():
-            self._redis.hdel(f"{self._name}:attempts:{stage}", str(index))
+            self._redis.hdel(self._attempts(stage), str(index))
 
     def counts(self) -> Counts:
-        """Count everything at once."""
-        scratch = f"{self._name}:scratch"
-        with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
+        """Count everything at one moment, writing nothing."""
+        with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hgetall(self._info)
             for stage in STAGES:
                 pipe.bitcount(self._done(stage))
             pipe.hlen(self._failures)
-            pipe.eval(_BOTH, 3, self._done(LAST), self._review, scratch)
-            pipe.eval(_BOTH, 3, self._done(LAST), self._ran, scratch)
+            pipe.bitcount(self._review)
+            pipe.bitcount(self._ran)
             info, *rest = pipe.execute()
         through, (failed, review, ran) = rest[: len(STAGES)], rest[len(STAGES) :]
         done = through[-1]
@@ -186,7 +196,7 @@ class Progress:
                 yield Failure(index=int(index), **json.loads(value))
 
     def outcome_bits(self) -> tuple[bytes, bytes, bytes]:
-        """Return the bitmaps of items finished, in need of review, and run in this job; most significant bit first."""
+        """Return the bitmaps of items finished, and of these in need of review and run in this job; most significant bit first."""
         with broker_errors():
             bitmaps: Any = self._redis.mget(self._done(LAST), self._review, self._ran)
         done, review, ran = (bitmap or b"" for bitmap in bitmaps)
@@ -194,7 +204,8 @@ class Progress:
 
     def expire(self) -> None:
         """Let Redis forget the job after `KEEP_SECONDS`."""
-        names = [self._info, self._failures, self._ran, self._review, *(self._done(stage) for stage in STAGES)]
+        names = [self._info, self._failures, self._ran, self._ran_earlier, self._review]
+        names += [name for stage in STAGES for name in (self._done(stage), self._attempts(stage))]
         with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.expire(name, KEEP_SECONDS)

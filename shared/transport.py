@@ -62,12 +62,22 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
     """Takes and records in one step."""
 
     QoS = QoS
+    _shared: Any = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle = False
         self._waiting = False
         self._full = False
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        # Called for every acknowledgement and every message sent. A client holds nothing but its pool, and making one costs
+        # more than a command does.
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._shared is None or self._shared.connection_pool is not self.pool:
+            self._shared = super()._create_client()
+        return self._shared
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         del timeout

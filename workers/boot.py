@@ -15,6 +15,7 @@ from shared.logs import configure_logging
 from shared.plan import chosen
 from shared.recipe import Recipe
 from workers import metrics
+from workers.events import PacedEvents
 from workers.runner import Runner
 from workers.tasks import register, stopping
 
@@ -46,6 +47,7 @@ def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings],
     app = make_app(settings)
     runners: dict[StageName, Runner] = {stage: Runner(stage, settings, make=make) for stage in STAGES}
     register(app, runners)
+    app.steps["consumer"].add(PacedEvents)
 
     def load_models(**_: Any) -> None:
         # Celery's signals would swallow an exception, and the start go on without a model.

@@ -88,7 +88,6 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
             raise WorkerLostError(msg)
         try:
             self._patiently(item, lambda: self.runner.run(item))
-            self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))
         except (Retry, Reject, VitrinaError):
             raise
         except MemoryError as error:

@@ -237,6 +237,36 @@ def test_a_job_whose_record_is_out_of_reach_fails_its_items_with_the_reason(cata
     assert [f.reason for f in elsewhere.failures()] == ["unknown_job"]
 
 
+def test_a_full_broker_holds_the_job_up_and_loses_nothing(tmp_path: Path) -> None:
+    """Refused messages wait with their workers; when there is room again, everything goes on."""
+    with Broker(tmp_path / "broker") as broker:
+        settings = Settings(broker=broker.url, visibility_timeout=4)
+        app, own = make_app(settings), Workers(settings)
+        with connect(settings) as client:
+            catalogue = Catalogue(tmp_path, settings, app, client)
+            for number in range(60):
+                catalogue.add(f"{number}.jpg", "slow:0.05")
+            try:
+                for stage in STAGES:
+                    own.start(stage, stage)
+                job = catalogue.submit()
+                while catalogue.progress(job).counts().done < 5:
+                    time.sleep(0.02)
+                client.config_set("maxmemory", "1mb")
+                time.sleep(4)
+                stalled = catalogue.progress(job).counts().done
+                time.sleep(2)
+                assert catalogue.progress(job).counts().done == stalled < 60
+                client.config_set("maxmemory", "0")
+                summary = catalogue.follow(job)
+                assert all(process.poll() is None for process in own.processes.values())
+            finally:
+                own.stop()
+                app.close()
+            assert (summary.done, summary.failed) == (60, 0)
+            assert set(catalogue.outputs()) == catalogue.expected(job)
+
+
 def test_redelivering_a_finished_item_changes_nothing(catalogue: Catalogue) -> None:
     """Brokers deliver at least once; the second time finds the work done."""
     catalogue.add("a.jpg", "photo")
