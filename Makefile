@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PHOTOS ?=
 
-.PHONY: help setup demo up test lint format bench-pipeline clean
+.PHONY: help setup demo up test lint format bench-pipeline bench-bulk clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ –/'
@@ -41,6 +41,9 @@ format: $(VENV)/.ready ## fix style
 
 bench-pipeline: $(VENV)/.ready ## the pipeline against a plain serial loop
 	$(BIN)/python bench/pipeline.py $(if $(PHOTOS),"$(PHOTOS)")
+
+bench-bulk: $(VENV)/.ready ## bulk jobs with instant models: KEYS=50000 for a short run
+	$(BIN)/python -m bench.bulk
 
 clean: ## remove what make made
 	rm -rf $(VENV) vitrina-demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -82,7 +82,7 @@ class Storage(Protocol):
 
 
 def open_storage(url: str, settings: Settings) -> Storage:
-    """Open `s3://bucket/prefix`, `memory://name` or a folder (a path or `file://` address).
+    """Open `s3://bucket/prefix`, `memory://name`, `synthetic://count` or a folder (a path or `file://` address).
 
     Raises `UsageError` for any other scheme. S3 is not contacted until first use.
     """
@@ -100,5 +100,9 @@ def open_storage(url: str, settings: Settings) -> Storage:
         from shared.storage.memory import MemoryStorage  # noqa: PLC0415 - see above
 
         return MemoryStorage.named(rest)
+    if scheme == "synthetic":
+        from shared.storage.synthetic import SyntheticStorage  # noqa: PLC0415 - see above
+
+        return SyntheticStorage(rest)
     msg = f"cannot open {url!r}: use a folder or s3://bucket/prefix"
     raise UsageError(msg)

@@ -1,0 +1,203 @@
+"""Bulk jobs with instant models: what everything around the models costs, and that memory stays flat and nothing is lost.
+
+    KEYS=50000 python bench/bulk.py
+
+First the orchestration against a bare Celery chain of three empty tasks, on the same broker in the same run; then one long job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+from producer.embedded import Broker, Worker
+from producer.follow import follow
+from producer.submit import Submitter, create_job, list_photos
+from shared.broker import make_app
+from shared.jobs import read_items
+from shared.keys import STAGES
+from shared.progress import Progress, connect
+from shared.recipe import Recipe
+from shared.settings import Settings
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from shared.jobs import Job
+
+ROOT = Path(__file__).parents[1]
+KEYS = int(os.environ.get("KEYS", "1000000"))
+CHAINS = 3000
+"""Chains of the comparison with bare Celery: ten seconds or so of either."""
+THREADS = 8
+SAMPLE_SECONDS = 1.0
+
+
+class Watch(threading.Thread):
+    """Samples this process's resident memory, the job's progress and the broker's memory until it is stopped."""
+
+    def __init__(self, client: Redis) -> None:
+        super().__init__(daemon=True)
+        self.samples: list[tuple[int, int]] = []
+        """(items sent so far, bytes of this process)."""
+        self.redis_peak = 0
+        self.sent = 0
+        self._client = client
+        self._process = psutil.Process()
+        self._stop_now = threading.Event()
+
+    def run(self) -> None:
+        """Sample until stopped."""
+        while not self._stop_now.wait(SAMPLE_SECONDS):
+            self.samples.append((self.sent, self._process.memory_info().rss))
+            self.redis_peak = max(self.redis_peak, int(self._client.info("memory")["used_memory"]))
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop_now.set()
+        self.join()
+
+    def peak_mb(self) -> float:
+        """Return the largest resident memory."""
+        return max((size for _, size in self.samples), default=self._process.memory_info().rss) / 1e6
+
+    def slope_mb_per_million(self) -> float | None:
+        """Return the growth between the first tenth of the job and its end, by least squares; None for too short a job."""
+        points = [(sent, size) for sent, size in self.samples if sent > KEYS / 10]
+        if len(points) < 10:  # noqa: PLR2004 - a line through fewer says nothing
+            return None
+        mean_x = sum(x for x, _ in points) / len(points)
+        mean_y = sum(y for _, y in points) / len(points)
+        spread = sum((x - mean_x) ** 2 for x, _ in points)
+        return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else None
+
+
+def bare_rate(broker: Broker, folder: Path) -> float:
+    """Return chains per second of three empty tasks with Celery's defaults, one worker per queue."""
+    os.environ["BARE_BROKER"] = broker.url
+    from bench.bare import STAGES as BARE  # noqa: PLC0415 - reads the address above
+    from bench.bare import app  # noqa: PLC0415 - as above
+
+    workers = []
+    for stage in BARE:
+        command = [sys.executable, "-m", "celery", "-A", "bench.bare", "worker", "-Q", stage, "-n", f"{stage}@bare"]
+        options = ["-P", "threads", "-c", str(THREADS), "--without-gossip", "--without-mingle"]
+        with (folder / f"{stage}.log").open("wb") as log:
+            workers.append(subprocess.Popen([*command, *options], cwd=ROOT, stdout=log, stderr=log))
+    try:
+        while len(app.control.ping(timeout=1)) < len(BARE):
+            time.sleep(0.2)
+        one, two, three = (app.tasks[stage] for stage in BARE)
+        start = time.perf_counter()
+        with app.producer_or_acquire() as producer:
+            for number in range(CHAINS):
+                key = f"{number:010d}.jpg"
+                one.apply_async((key,), chain=[three.si(key), two.si(key)], producer=producer)
+        with connect(Settings(broker=broker.url)) as client:
+            while any(client.llen(stage) for stage in BARE) or client.hlen("unacked"):
+                time.sleep(0.02)
+        return CHAINS / (time.perf_counter() - start)
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
+
+
+def run_job(settings: Settings, keys: int, folder: Path) -> tuple[float, Watch, Job]:
+    """Run a job of `keys` synthetic photos to its end; return its seconds, what was watched, and the job."""
+    app = make_app(settings)
+    source, destination = open_storage(f"synthetic://{keys}", settings), open_storage(str(folder), settings)
+    with connect(settings) as client:
+        watch = Watch(client)
+        watch.start()
+        start = time.perf_counter()
+        job = create_job(source, destination, Recipe())
+        progress = Progress(client, job.id)
+
+        def count(counts: object) -> None:
+            watch.sent = counts.done + counts.failed  # type: ignore[attr-defined] # the job's counts
+
+        Submitter(app, progress, job, destination, window=settings.window).feed(list_photos(source, destination), count)
+        counts = follow(progress, count)
+        seconds = time.perf_counter() - start
+        watch.stop()
+        assert (counts.done, counts.failed) == (keys, 0), counts
+    app.close()
+    return seconds, watch, job
+
+
+def audit(folder: Path, job: Job, settings: Settings) -> tuple[int, int]:
+    """Count items without their final output, and outputs beyond one per item and kind."""
+    from shared.plan import Plan  # noqa: PLC0415 - only here
+
+    plan, destination = Plan(job.recipe), open_storage(str(folder), settings)
+    lost = doubled = 0
+    for item in read_items(destination, job.id):
+        expected = {key for kinds in plan.outputs(item.key, item.etag).keys.values() for key in kinds.values()}
+        made = (folder / item.key).iterdir() if (folder / item.key).is_dir() else ()
+        # A local folder keeps an object's metadata in a hidden file beside it.
+        found = {str(path.relative_to(folder)) for path in made if not path.name.startswith(".")}
+        lost += bool(expected - found)
+        doubled += len(found - expected)
+    return lost, doubled
+
+
+def main() -> None:
+    """Measure and print; the last line is one JSON object."""
+    room = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108 - pictures in memory, as the comparison asks
+    with tempfile.TemporaryDirectory(prefix="vitrina-bulk-", dir=room) as name, ExitStack() as stack:
+        folder = Path(name)
+        broker = stack.enter_context(Broker(folder / "broker"))
+        settings = Settings(broker=broker.url, threads=THREADS, log_level="WARNING")
+        bare = bare_rate(broker, folder)
+        print(f"bare Celery       {bare:8.1f} chains/s", flush=True)
+        for stage in STAGES:
+            worker = stack.enter_context(Worker(folder / "logs", stage, settings, app="workers.testing"))
+            worker.wait()
+        seconds, _, _ = run_job(settings, CHAINS, folder / "short")
+        ours = CHAINS / seconds
+        print(f"the three queues  {ours:8.1f} images/s, {ours / bare:.2f} of bare", flush=True)
+        seconds, watch, job = run_job(settings, KEYS, folder / "long")
+        print(f"{KEYS} keys in {seconds:.0f} s: {KEYS / seconds:.1f} images/s", flush=True)
+        lost, doubled = audit(folder / "long", job, settings)
+        with connect(settings) as client:
+            start = time.perf_counter()
+            Progress(client, job.id).counts()
+            status = 1000 * (time.perf_counter() - start)
+        start = time.perf_counter()
+        listed = sum(
+            1
+            for _ in list_photos(
+                open_storage(f"synthetic://{min(KEYS, 200_000)}", settings), open_storage(str(folder / "x"), settings)
+            )
+        )
+        listing = listed / (time.perf_counter() - start)
+        figures = {
+            "keys": KEYS,
+            "lost": lost,
+            "doubled": doubled,
+            "producer_peak_rss_mb": round(watch.peak_mb(), 1),
+            "producer_rss_slope_mb_per_million": watch.slope_mb_per_million(),
+            "redis_peak_mb": round(watch.redis_peak / 1e6, 1),
+            "orchestration_ratio": round(ours / bare, 3),
+            "images_per_second": round(KEYS / seconds, 1),
+            "listing_keys_per_second": round(listing),
+            "status_ms": round(status, 2),
+        }
+        print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
