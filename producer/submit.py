@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from kombu.exceptions import OperationalError
 
+from producer.masks import reads_masks
 from shared.errors import BrokerError, KeyRefusedError, ObjectMissingError, UsageError
 from shared.jobs import PAGE, Job, new_job_id, save_items
 from shared.keys import STAGES, check_source_key
@@ -28,13 +29,15 @@ BATCH = 200
 POLL_SECONDS = 0.2
 
 
-def create_job(source: Storage, destination: Storage, recipe: Recipe, *, fields: bool = False) -> Job:
-    """Check both ends and write the job's record; `fields` when a manifest says more of its items. Raises `UsageError`, `StorageError`."""
+def create_job(source: Storage, destination: Storage, recipe: Recipe, *, manifest: bool = False) -> Job:
+    """Check both ends and write the job's record; with `manifest`, its items have fields. Raises `UsageError`, `StorageError`."""
     if source.url.rstrip("/") == destination.url.rstrip("/"):
         raise UsageError("the outputs would land among the photos: give --out a folder or prefix of its own")
     next(iter(source.list()), None)  # an unreadable source is told before anything is written
     destination.check_writable()
-    job = Job(new_job_id(), source.url, destination.url, recipe, created=time.time(), fields=fields)
+    job = Job(
+        new_job_id(), source.url, destination.url, recipe, created=time.time(), fields=manifest or reads_masks(recipe)
+    )
     job.save(destination)
     return job
 

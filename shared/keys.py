@@ -42,6 +42,13 @@ def output_key(source_key: str, kind: str, fingerprint: str, extension: str) -> 
     return f"{source_key}/{kind}-{fingerprint}.{extension}"
 
 
+def mask_key(source_key: str, pattern: str) -> str:
+    """Name the mask that lies beside a photo: `{key}` and `{stem}` (the key without its extension) of the pattern are filled in."""
+    folder, _, name = source_key.rpartition("/")
+    stem = (folder + "/" if folder else "") + (name.rpartition(".")[0] or name)
+    return pattern.replace("{key}", source_key).replace("{stem}", stem)
+
+
 def job_prefix(job: str) -> str:
     """Name the folder of a job's own records in the output storage."""
     return f"jobs/{job}/"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.errors import JobForgottenError, MaskMissingError, ObjectMissingError, SourceChangedError
 from shared.jobs import PAGE, Job, read_page
-from shared.keys import STAGES, StageName
+from shared.keys import STAGES, StageName, mask_key
 from shared.plan import Outputs, Plan, chosen
 from shared.progress import Progress, connect
 from shared.provenance import Provenance
@@ -261,8 +261,7 @@ class Runner:
             if kind == "source":
                 source = self._source(opened.source, item).data
             elif kind == "supplied_mask":
-                pattern = item.fields.get("mask") or recipe.segmentation.mask_key  # type: ignore[union-attr] # only that model reads it
-                inputs[kind] = supplied_mask(opened.source, item.key, pattern, self.settings)
+                inputs[kind] = supplied_mask(opened.source, item, recipe.segmentation.mask_key, self.settings)  # type: ignore[union-attr] # only that model reads it
             elif kind == "background":
                 inputs[kind] = opened.destination.get(recipe.background.image, limit=self.settings.max_bytes).data  # type: ignore[union-attr] # as above
         seed = int(outputs.fingerprints[self.stage], 16) & 0x7FFFFFFF
@@ -302,16 +301,17 @@ class Runner:
             opened.destination.put(key, data, content_type=artifact.content_type, metadata=metadata)
 
 
-def supplied_mask(source: Storage, key: str, pattern: str, settings: Settings) -> bytes:
-    """Read the mask that lies beside a photo. Raises `MaskMissingError`."""
-    folder, _, name = key.rpartition("/")
-    stem = (folder + "/" if folder else "") + (name.rpartition(".")[0] or name)
-    mask = pattern.replace("{key}", key).replace("{stem}", stem)
+def supplied_mask(source: Storage, item: Item, pattern: str, settings: Settings) -> bytes:
+    """Read the mask that lies beside a photo. Raises `MaskMissingError`, `SourceChangedError`."""
+    mask = mask_key(item.key, item.fields.get("mask") or pattern)
     try:
-        return source.get(mask, limit=settings.max_bytes).data
+        blob = source.get(mask, limit=settings.max_bytes)
     except ObjectMissingError:
         msg = f"no mask at {mask}: put one there, or correct segmentation.mask_key"
         raise MaskMissingError(msg) from None
+    if blob.stat.etag != item.fields.get("mask_etag"):
+        raise SourceChangedError("the mask changed after it was listed: submit the job again")
+    return blob.data
 
 
 def item_record(item: Item, outputs: Outputs, work: Work, provenance: Provenance, caption: dict[str, Any]) -> bytes:

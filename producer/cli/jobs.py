@@ -26,6 +26,7 @@ from producer.collect import Collector
 from producer.embedded import Stack
 from producer.follow import Display, Summary, follow
 from producer.manifest import Manifest
+from producer.masks import with_masks
 from producer.submit import Submitter, create_job, list_photos
 from shared.broker import make_app
 from shared.errors import JobNotFoundError
@@ -83,9 +84,8 @@ class Session:
         try:
             submitter = Submitter(app, self.progress, self.job, self.destination, window=self.settings.window)
             manifest = self.manifest
-            submitter.feed(
-                manifest.photos(self.source) if manifest else list_photos(self.source, self.destination), show
-            )
+            photos = manifest.photos(self.source) if manifest else list_photos(self.source, self.destination)
+            submitter.feed(with_masks(photos, self.source, self.job.recipe), show)
         finally:
             app.close()
 
@@ -190,7 +190,7 @@ def register(app: typer.Typer) -> None:
         photos = open_source(source, settings)
         destination = open_storage(address(out), settings)
         chosen = load_recipe(recipe, destination, settings)
-        job = create_job(photos, destination, chosen, fields=table is not None)
+        job = create_job(photos, destination, chosen, manifest=table is not None)
         with services(settings) as (running, look_after):
             session = Session(job, photos, destination, running, table)
             return tell(run_job(session, report, look_after), as_json=as_json)
@@ -212,7 +212,7 @@ def register(app: typer.Typer) -> None:
         table = read_manifest(manifest)
         photos = open_source(source, settings)
         destination = open_storage(address(out), settings)
-        job = create_job(photos, destination, load_recipe(recipe, destination, settings), fields=table is not None)
+        job = create_job(photos, destination, load_recipe(recipe, destination, settings), manifest=table is not None)
         session = Session(job, photos, destination, settings, table)
         with Display(err) as display:
             session.feed(display.show)

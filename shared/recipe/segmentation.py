@@ -35,7 +35,7 @@ class SaliencySegmentation(ModelSection):
 class SuppliedSegmentation(ModelSection):
     """No model: the mask is the photo's alpha channel, or a picture beside the photo."""
 
-    item_fields: ClassVar[tuple[str, ...]] = ("mask",)
+    item_fields: ClassVar[tuple[str, ...]] = ("mask", "mask_etag")
 
     model: Literal["none"]
     mask: Literal["alpha", "supplied"] = "alpha"

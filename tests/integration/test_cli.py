@@ -225,3 +225,34 @@ def test_what_cannot_work_is_one_clear_line(
     for word in words:
         assert word in done.stderr or word == "background.lava", done.stderr
     assert done.stdout == ""
+
+
+def test_a_corrected_mask_makes_the_item_anew(tmp_path: Path) -> None:
+    """Masks that lie beside the photos are told apart by what is in them; a photo without one says so."""
+    photos, masks = tmp_path / "photos", tmp_path / "photos" / "masks"
+    draw_mug(photos / "mug.jpg")
+    draw_mug(photos / "bare.jpg")
+    masks.mkdir()
+    recipe, table = tmp_path / "recipe.yaml", tmp_path / "items.csv"
+    recipe.write_text(
+        "segmentation: {model: none, mask: supplied, mask_key: 'masks/{stem}.png'}\n"
+        "background: {model: color}\ncaption: {model: none}\n"
+    )
+    table.write_text("key\nmug.jpg\nbare.jpg\n")
+    command = ["run", str(photos), "--out", str(tmp_path / "out"), "--json", "--recipe", str(recipe)]
+    command += ["--manifest", str(table)]
+    summaries = []
+    for box in ((60, 60, 200, 200), None, (80, 80, 220, 200)):
+        if box:
+            mask = Image.new("L", (320, 240))
+            ImageDraw.Draw(mask).rectangle(box, fill=255)
+            mask.save(masks / "mug.png")
+        done = vitrina(*command)
+        summaries.append(last_line(done))
+        assert done.returncode == 1, done.stderr
+    assert [(s["items"], s["done"], s["failed"], s["skipped"]) for s in summaries] == [
+        (2, 1, 1, 0),
+        (2, 1, 1, 1),
+        (2, 1, 1, 0),
+    ]
+    assert len(list((tmp_path / "out" / "mug.jpg").glob("mask-*.png"))) == 2

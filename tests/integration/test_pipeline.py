@@ -110,7 +110,7 @@ class Catalogue:
     def submit(self, recipe: Recipe | None = None, manifest: Manifest | None = None) -> Job:
         source = open_storage(str(self.photos), self.settings)
         destination = open_storage(str(self.out), self.settings)
-        job = create_job(source, destination, recipe or Recipe(), fields=manifest is not None)
+        job = create_job(source, destination, recipe or Recipe(), manifest=manifest is not None)
         submitter = Submitter(self.app, self.progress(job), job, destination, window=self.settings.window)
         submitter.feed(manifest.photos(source) if manifest else list_photos(source, destination))
         return job

@@ -1,0 +1,46 @@
+"""Masks that lie beside the photos: looked up while listing, so that a corrected mask makes new outputs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from shared.keys import mask_key
+from shared.recipe import SuppliedSegmentation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from shared.messages import Photo
+    from shared.recipe import Recipe
+    from shared.storage import Storage
+
+LOOKERS = 16
+"""Masks looked up at once: each is a short request that mostly waits."""
+PORTION = 256
+"""Masks looked up ahead of the one that is asked for."""
+
+
+def reads_masks(recipe: Recipe) -> bool:
+    """Tell whether the recipe takes masks from beside the photos."""
+    return isinstance(recipe.segmentation, SuppliedSegmentation) and recipe.segmentation.mask == "supplied"
+
+
+def with_masks(photos: Iterable[Photo], source: Storage, recipe: Recipe) -> Iterator[Photo]:
+    """Yield the photos in order, each with its mask's ETag in its fields; one without a mask is left for the worker to refuse."""
+    segmentation = recipe.segmentation
+    if not isinstance(segmentation, SuppliedSegmentation) or segmentation.mask != "supplied":
+        yield from photos
+        return
+    pattern = segmentation.mask_key
+
+    def look(photo: Photo) -> Photo:
+        stat = source.head(mask_key(photo.key, photo.fields.get("mask") or pattern))
+        return replace(photo, fields={**photo.fields, "mask_etag": stat.etag}) if stat else photo
+
+    waiting = iter(photos)
+    with ThreadPoolExecutor(LOOKERS) as pool:
+        while portion := list(islice(waiting, PORTION)):
+            yield from pool.map(look, portion)
