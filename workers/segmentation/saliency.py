@@ -1,16 +1,15 @@
-"""U²-Net-p on ONNX Runtime: the most salient object is the product."""
+"""Segmentation by saliency: the most salient object is the product."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from shared.errors import NoProductError
 from shared.pictures import Picture, decode
 from shared.recipe import SaliencySegmentation
+from workers.segmentation.u2net import U2Net, normalize, to_tensor
 from workers.stage import Result
 
 if TYPE_CHECKING:
@@ -22,16 +21,6 @@ if TYPE_CHECKING:
     from shared.recipe import Recipe
     from workers.stage import Work
 
-SIDE = 320
-"""Pixels; the network's input is square and fixed."""
-MIN_PEAK = 0.3
-"""A photo whose most salient pixel is under this holds nothing: blank and noisy frames peak at 0.06, products at 1.0."""
-
-_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
-# ImageNet's, which the network was trained with.
-
-
 @dataclass(frozen=True, slots=True)
 class Photo:
     """A decoded photo on its way through the network."""
@@ -42,15 +31,14 @@ class Photo:
 
 
 class SaliencyModel:
-    """Satisfies `workers.stage.Model`. The network runs on the CPU, whatever the device: it takes 0.4 s on one core."""
+    """Satisfies `workers.stage.Model`."""
 
     name = "saliency"
 
     def __init__(self, models_dir: Path, *, max_bytes: int, max_pixels: int) -> None:
-        self._models_dir = models_dir
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
-        self._session: Any = None
+        self._network = U2Net(models_dir)
 
     def reads(self, recipe: Recipe) -> tuple[str, ...]:
         """Read the photo."""
@@ -66,18 +54,11 @@ class SaliencyModel:
         """Read the weights and run once. Raises `ModelMissingError`, `ModelCorruptError`."""
         del device
         import cv2  # noqa: PLC0415 - heavy
-        import onnxruntime  # noqa: PLC0415 - heavy
 
         import workers.segmentation.cutout  # noqa: F401, PLC0415 - so that no task's thread pays for the import
-        from shared.models import find  # noqa: PLC0415 - the worker's side only
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        path = find("u2netp", self._models_dir)
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._network.load(threads)
         cv2.setNumThreads(1)  # `finish` already runs in many threads
-        self._run(np.zeros((3, SIDE, SIDE), np.float32))
 
     def prepare(self, work: Work) -> Photo:
         """Decode the photo. Raises `PictureError`."""
@@ -95,7 +76,7 @@ class SaliencyModel:
 
         The published file fixes the batch at one, and on a CPU a larger batch saves nothing: the photos go one by one.
         """
-        return [None if photo.tensor is None else self._run(photo.tensor) for photo in batch]
+        return [None if photo.tensor is None else self._network.run(photo.tensor) for photo in batch]
 
     def finish(self, work: Work, item: Photo, output: NDArray[np.float32] | None) -> Result:
         """Make the mask at full resolution, judge it, cut out. Raises `NoProductError`."""
@@ -114,27 +95,6 @@ class SaliencyModel:
         reasons, measures = mask_reasons(mask, settings.gates, saliency)
         measures |= {"source": "model", "refined": settings.refine}
         return Result(artifacts(rgb, mask, mixed=True), reasons, measures)
-
-    def _run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
-        # The first of seven outputs is the fused map; the others served the training.
-        first, name = self._session.get_outputs()[0].name, self._session.get_inputs()[0].name
-        return cast("NDArray[np.float32]", self._session.run([first], {name: tensor[None]})[0][0, 0])
-
-
-def to_tensor(rgb: Image.Image) -> NDArray[np.float32]:
-    """Make the network's input, 3 x 320 x 320: divided by its largest value, then by ImageNet's mean and deviation."""
-    # The gap lets Pillow shrink a large photo in whole steps first.
-    small = np.asarray(rgb.resize((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3), np.float32)
-    scaled = (small / max(float(small.max()), 1.0) - _MEAN) / _DEVIATION
-    return np.ascontiguousarray(scaled.transpose(2, 0, 1))
-
-
-def normalize(output: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Stretch a map to 0 to 1. Raises `NoProductError` where that would only blow up noise."""
-    low, high = float(output.min()), float(output.max())
-    if not high >= MIN_PEAK:  # also NaN
-        raise NoProductError("nothing stands out in the photo: check the photo, or supply a mask")
-    return (output - low) / max(high - low, 1e-6)
 
 
 def _settings(recipe: Recipe) -> SaliencySegmentation:
