@@ -45,6 +45,18 @@ def _revision(stage: StageName, section: ModelSection) -> str:
     return f"{own} {weights_revision(weights)}".strip() if weights else own
 
 
+def picture_kinds(recipe: Recipe) -> list[str]:
+    """Name the pictures of an item: `image`, and `image_2` onwards where the recipe asks for variants."""
+    count = getattr(recipe.background, "variants", 1)
+    return ["image", *(f"image_{number}" for number in range(2, count + 1))]
+
+
+def _named(key: str, kind: str, mark: str, extension: str) -> str:
+    name, _, variant = kind.partition("_")
+    # Variants are pictures of one name and different marks, each as if it were the only one.
+    return output_key(key, name, fingerprint({"of": mark, "variant": variant}) if variant else mark, extension)
+
+
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """The names of everything one item ends with."""
@@ -100,13 +112,14 @@ class Plan:
         extension = _EXTENSIONS[self.recipe.picture.format]
         kinds: dict[StageName, tuple[tuple[str, str], ...]] = {
             "segmentation": (("cutout", "png"), ("mask", "png")),
-            "inpainting": (("image", extension),),
+            # The first picture comes last: that it exists says that all do.
+            "inpainting": tuple((kind, extension) for kind in reversed(picture_kinds(self.recipe))),
             "captioning": (("caption", "json"),),
         }
         return Outputs(
             fingerprints,
             {
-                stage: {kind: output_key(key, kind, fingerprints[stage], ext) for kind, ext in kinds[stage]}
+                stage: {kind: _named(key, kind, fingerprints[stage], ext) for kind, ext in kinds[stage]}
                 for stage in STAGES
             },
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import UsageError
+from shared.recipe import DiffusionBackground
 
 if TYPE_CHECKING:
     from shared.keys import StageName
@@ -30,6 +31,10 @@ def make_model(stage: StageName, section: ModelSection, settings: Settings) -> M
     elif stage == "inpainting":
         from workers.inpainting import BACKGROUNDS
 
+        if isinstance(section, DiffusionBackground):
+            from workers.inpainting.diffusion.model import DiffusionModel
+
+            return DiffusionModel(section, settings.models_dir, **limits)
         if name in BACKGROUNDS:
             return BACKGROUNDS[name](**limits)
     elif name == "labels":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shared.recipe.section import Fraction, HexColor, ModelSection, Precision, Weights
 
@@ -50,8 +50,6 @@ class DiffusionBackground(ModelSection):
     loads: ClassVar[tuple[str, ...]] = (
         "weights",
         "precision",
-        "scheduler",
-        "speedup",
         "compile",
         "offload",
         "tiling",
@@ -77,8 +75,7 @@ class DiffusionBackground(ModelSection):
     resolution: int | None = Field(default=None, ge=64, le=2048, multiple_of=8)
     """Side of the square whose area is generated, in pixels; None takes the preset's native one."""
     scheduler: Literal["ddim", "dpm", "euler", "euler-a", "unipc", "lcm"] | None = None
-    speedup: Literal["none", "lcm"] = "none"
-    """`lcm` loads the preset's LCM-LoRA: few steps, and other pictures."""
+    """None takes the preset's; `lcm` is for weights distilled for it, which need four to eight `steps` and draw other pictures."""
     variants: int = Field(default=1, ge=1, le=8)
     """Pictures per photo, each with a seed of its own."""
     seed: int | None = Field(default=None, ge=0, lt=2**31)
@@ -88,7 +85,7 @@ class DiffusionBackground(ModelSection):
     mask_grow: float = Field(default=4.0, ge=0, le=64)
     """Pixels, at the generated resolution, that the product's mask is grown by so that its rim is not repainted."""
     mask_blur: float = Field(default=4.0, ge=0, le=64)
-    """Pixels over which the grown mask softens."""
+    """Pixels over which the grown mask softens, before it is cut at one half: rounds its outline."""
     max_growth: Fraction | None = 0.1
     """Largest part of the product's area by which a second segmentation of the picture may exceed its mask; None does not look."""
     safety_checker: bool = False
@@ -99,6 +96,13 @@ class DiffusionBackground(ModelSection):
     """For small GPUs: keep in memory only the part at work."""
     tiling: bool = False
     """Decode large pictures in tiles."""
+
+    @model_validator(mode="after")
+    def _some_steps_are_run(self) -> DiffusionBackground:
+        if self.steps is not None and int(self.steps * self.strength) < 1:
+            msg = f"steps {self.steps} at strength {self.strength} runs no step: raise one of them"
+            raise ValueError(msg)
+        return self
 
 
 Background = Annotated[

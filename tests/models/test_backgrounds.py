@@ -161,3 +161,10 @@ def test_a_flat_picture_needs_review() -> None:
     task = work("color", {}, source=blue)
     recipe = Recipe.from_mapping({"background": {"model": "color", "color": "#3366cc"}})
     assert finished("color", Work(task.key, recipe, task.source, task.inputs)).reasons == ("picture_flat",)
+
+
+def test_a_small_product_on_nothing_is_judged_by_itself() -> None:
+    """The empty frame around it is neither black nor flat."""
+    mask = Image.new("L", (160, 120))
+    ImageDraw.Draw(mask).rectangle((70, 50, 82, 62), fill=255)
+    assert finished("transparent", work("transparent", {}, mask=mask)).reasons == ()

@@ -9,13 +9,12 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from shared.pictures import decode, encode_jpeg, encode_png, encode_webp
-from workers.inpainting.compose import Composition, compose
+from shared.pictures import decode
+from workers.inpainting.finishing import finish_picture
 from workers.inpainting.framing import Framed, frame
-from workers.inpainting.gates import picture_reasons
 from workers.inpainting.shadow import cast_shadow
 from workers.inpainting.studio import backdrop_color, hex_to_lab, studio
-from workers.stage import Artifact, Result
+from workers.stage import Result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,31 +70,9 @@ class DrawnBackground(ABC):
     def finish(self, work: Work, item: Framed, output: None) -> Result:
         """Draw, compose, judge, encode."""
         del output
-        settings = work.recipe.picture
-        composition = compose(item, self.draw(work, item), settings.feather)
-        reasons, measures = picture_reasons(composition.rgb, settings.gates, composition.preserved_max_difference)
-        height, width = item.alpha.shape
-        recorded: dict[str, Any] = {
-            **measures,
-            "width": width,
-            "height": height,
-            "scale": item.scale,
-            "preserved_pixels": composition.preserved_pixels,
-            "preserved_max_difference": composition.preserved_max_difference,
-        }
-        return Result({"image": self._encode(work, composition)}, reasons, recorded)
-
-    def _encode(self, work: Work, composition: Composition) -> Artifact:
-        settings = work.recipe.picture
-        image = Image.fromarray(composition.rgb)
-        if self.name == "transparent":
-            image.putalpha(Image.fromarray(composition.alpha))
-        if settings.format == "png":
-            return Artifact(encode_png(image, generated=self.generated), "image/png", "png")
-        if settings.format == "webp":
-            data = encode_webp(image, settings.quality, generated=self.generated)
-            return Artifact(data, "image/webp", "webp")
-        return Artifact(encode_jpeg(image, settings.quality, generated=self.generated), "image/jpeg", "jpg")
+        background = self.draw(work, item)
+        picture, reasons, measures = finish_picture(work.recipe, item, background, generated=self.generated)
+        return Result({"image": picture}, reasons, measures)
 
 
 class StudioModel(DrawnBackground):

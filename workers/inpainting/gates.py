@@ -14,14 +14,16 @@ if TYPE_CHECKING:
 
 
 def picture_reasons(
-    picture: NDArray[np.uint8], gates: PictureGates, difference: int
+    picture: NDArray[np.uint8], gates: PictureGates, difference: int, alpha: NDArray[np.uint8] | None = None
 ) -> tuple[tuple[str, ...], dict[str, float]]:
     """Return why a person should look at a picture (height x width x 3), and the measures taken, in levels of 0 to 255.
+
+    With `alpha` (height x width) only its visible pixels are judged.
 
     `picture_black`: the mean is under `min_brightness`. `picture_flat`: the standard deviation is under `min_contrast`.
     `product_changed`: a product pixel differs from the source by `difference` levels.
     """
-    means, deviations = cv2.meanStdDev(picture)
+    means, deviations = cv2.meanStdDev(picture, mask=alpha)
     brightness, contrast = float(means.mean()), float(deviations.mean())
     reasons = []
     if brightness < gates.min_brightness:

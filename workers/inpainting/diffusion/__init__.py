@@ -1,0 +1,1 @@
+"""Generated backgrounds: inpainting models of diffusers."""

@@ -1,0 +1,69 @@
+"""What each preset was made for: its native size, and settings that suit it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shared.recipe import DiffusionBackground
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Settings that a recipe leaves open."""
+
+    resolution: int
+    """Side of the square whose area the model was trained to fill, in pixels."""
+    scheduler: str | None = "dpm"
+    """None keeps the one that the model was published with."""
+    steps: int = 25
+    guidance: float = 7.5
+
+
+PRESETS: Mapping[str, Preset] = {
+    "dreamshaper-8": Preset(512),
+    "sd15": Preset(512),
+    "sd2": Preset(512),
+    "sdxl": Preset(1024, guidance=7.0),
+    # Its decoder starts from an image embedding, and is published with DDPM; guidance 4 is its own default.
+    "kandinsky-2.2": Preset(512, scheduler=None, steps=50, guidance=4.0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one batch is generated: a recipe's settings with the preset's in the gaps."""
+
+    resolution: int
+    scheduler: str | None
+    steps: int
+    guidance: float
+    strength: float
+
+
+def settings(section: DiffusionBackground, native: int) -> Settings:
+    """Fill a recipe's gaps; `native` is the resolution of a model that is no preset, from its own configuration."""
+    preset = PRESETS.get(section.weights, Preset(native, scheduler=None))
+    return Settings(
+        resolution=section.resolution or preset.resolution,
+        scheduler=section.scheduler or preset.scheduler,
+        steps=section.steps or preset.steps,
+        guidance=preset.guidance if section.guidance is None else section.guidance,
+        strength=section.strength,
+    )
+
+
+RATIOS = (1 / 2, 9 / 16, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9, 2.0)
+"""Width by height of the buckets: few, so that batches fill."""
+
+
+def bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
+    """Return the width and height to generate for a frame: the nearest of `RATIOS`, of about `resolution` squared pixels."""
+    ratio = min(RATIOS, key=lambda ratio: max(ratio * height / width, width / (ratio * height)))
+    # Three halvings of latents of eight pixels each: other sizes would be padded inside the network.
+    unit = max(8, resolution // 8 // 8 * 8)
+    sides = (resolution * ratio**0.5, resolution / ratio**0.5)
+    return max(unit, round(sides[0] / unit) * unit), max(unit, round(sides[1] / unit) * unit)
