@@ -29,7 +29,7 @@ from workers.inpainting.diffusion.model import DiffusionModel, background_mask, 
 from workers.inpainting.diffusion.presets import PRESETS, bucket, settings
 from workers.inpainting.diffusion.prompts import prompt_for
 from workers.inpainting.framing import frame
-from workers.random_models import save_inpainting, save_inpainting_xl, save_kandinsky
+from workers.random_models.diffusion import save_inpainting, save_inpainting_xl, save_kandinsky
 from workers.stage import Work
 
 if TYPE_CHECKING:

@@ -99,14 +99,15 @@ class DiffusionModel:
         """Read the pipeline and generate one grey square. Raises `ModelMissingError`, `ModelCorruptError`, `UsageError`."""
         import torch  # noqa: PLC0415 - heavy
 
+        from workers.devices import device_for, dtype_for  # noqa: PLC0415 - imports torch
         from workers.inpainting.diffusion.engine import Request, load_engine  # noqa: PLC0415 - imports diffusers
 
         torch.set_num_threads(threads)
         cv2.setNumThreads(1)  # `prepare` and `finish` already run in many threads
         folder, prior = self._folders()
-        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        place = device_for(device)
         self._saliency.load(threads)
-        self._engine = load_engine(folder, prior, self._section, place, precision(self._section.precision, place))
+        self._engine = load_engine(folder, prior, self._section, place, dtype_for(self._section.precision, place))
         chosen = settings(self._section, self._engine.native)
         side = bucket(1, 1, chosen.resolution)
         grey = np.full((side[1], side[0], 3), 127, np.uint8)
@@ -196,15 +197,6 @@ class DiffusionModel:
             return folder, locate("kandinsky-2.2-prior", self._models_dir)
         beside = folder / "prior"
         return folder, beside if beside.is_dir() else None
-
-
-def precision(name: str, device: Any) -> Any:
-    """Return the torch type that a recipe's `precision` means on a device."""
-    import torch  # noqa: PLC0415 - heavy
-
-    if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return getattr(torch, name)
 
 
 def background_mask(alpha: NDArray[np.uint8], size: tuple[int, int], grow: float, blur: float) -> NDArray[np.float32]:

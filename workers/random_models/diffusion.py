@@ -1,7 +1,4 @@
-"""Models of the real classes with random weights, saved in the hub's own layout: public, for tests (tiny) and benchmarks (full size).
-
-What they make is noise; that they load, batch and fit is real. Speed does not depend on the weights' values.
-"""
+"""Inpainting pipelines of diffusers."""
 
 from __future__ import annotations
 
@@ -207,7 +204,7 @@ def save_clip_tokenizer(folder: Path) -> Any:
         str(folder / "vocab.json"),
         str(folder / "merges.txt"),
         model_max_length=77,
-        pad_token="<|endoftext|>",  # noqa: S106 - a token of text
+        pad_token="<|endoftext|>",
     )
 
 

@@ -1,0 +1,97 @@
+"""Guards: what is wrong with a text that a model wrote. Pure functions of text."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_WORDS = 80
+"""Longer is no caption: BLIP-2's are ten words, and a loop that varies is long."""
+_ECHO = 0.8
+# Share of a prompt's words at the caption's beginning that makes it an echo.
+_GRAM = 3
+_REPEATS = 3
+# The same three words three times, or the same word five times running, is a loop.
+_RUN = 5
+_SCRIPTS = {
+    **dict.fromkeys(("ru", "uk", "bg", "be", "mk", "sr", "kk"), "CYRILLIC"),
+    "el": "GREEK",
+    "he": "HEBREW",
+    "ar": "ARABIC",
+    "hi": "DEVANAGARI",
+    "ka": "GEORGIAN",
+    "hy": "ARMENIAN",
+    "th": "THAI",
+    "ko": "HANGUL",
+}
+# Languages whose script alone tells that a text is not in them.
+_FOREIGN = 0.5
+# Share of letters in another script from which a text counts as untranslated: brand names may stay Latin.
+
+
+def words(text: str) -> list[str]:
+    """Return a text's words in lower case, without punctuation."""
+    return re.findall(r"\w+", text.lower())
+
+
+def loops(text: str) -> bool:
+    """Tell whether a text repeats itself: three words three times, or one word five times running."""
+    found = words(text)
+    grams = Counter(zip(*(found[i:] for i in range(_GRAM)), strict=False))
+    if grams and grams.most_common(1)[0][1] >= _REPEATS:
+        return True
+    run = 1
+    for before, word in itertools.pairwise(found):
+        run = run + 1 if word == before else 1
+        if run >= _RUN:
+            return True
+    return False
+
+
+def caption_faults(text: str, prompt: str = "", stop_words: Iterable[str] = ()) -> list[str]:
+    """Return what is wrong with a caption.
+
+    Of `caption_empty`, `caption_loop`, `caption_echo`, `caption_long` and `caption_stop_word`.
+    """
+    if not any(char.isalpha() for char in text):
+        return ["caption_empty"]
+    found, asked = words(text), words(prompt)
+    faults = []
+    if loops(text):
+        faults.append("caption_loop")
+    if len(asked) > 1:
+        same = sum(one == two for one, two in zip(found, asked, strict=False))
+        if same >= _ECHO * len(asked):
+            faults.append("caption_echo")
+    if len(found) > MAX_WORDS:
+        faults.append("caption_long")
+    if any(stopped(text, word) for word in stop_words):
+        faults.append("caption_stop_word")
+    return faults
+
+
+def stopped(text: str, word: str) -> bool:
+    """Tell whether a text holds a word or phrase, whatever its case, and not as a part of a longer word."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def translation_faults(text: str, source: str, language: str) -> list[str]:
+    """Return what is wrong with a translation of `source`: of `translation_empty`, `translation_loop` and `translation_missing`."""
+    letters = [char for char in text if char.isalpha()]
+    if not letters:
+        return ["translation_empty"]
+    faults = ["translation_loop"] if loops(text) and not loops(source) else []
+    script = _SCRIPTS.get(language)
+    if script is None:
+        # One or two words may well be the same in two languages.
+        same = len(words(source)) > 2 and words(text) == words(source)  # noqa: PLR2004 - see above
+    else:
+        foreign = sum(script not in unicodedata.name(char, "") for char in letters)
+        same = foreign > _FOREIGN * len(letters)
+    return [*faults, "translation_missing"] if same else faults
