@@ -2,40 +2,89 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from producer.cli.common import err, load_settings
+from producer.cli.common import JsonOption, err, load_settings, print_json
+from producer.needs import weights_of
+from producer.recipes import find_recipe
 from shared.errors import VitrinaError
-from shared.models import REGISTRY, fetch, find
+from shared.models import REGISTRY, HubModel, fetch
+from shared.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shared.models import Model
 
 app = typer.Typer(help="Show and fetch model files.", no_args_is_help=True)
 
 
 @app.command("list", epilog="Example:  vitrina models list")
-def list_models() -> None:
-    """Show every known model: revision, size, licence, commercial use, and whether it is on disk."""
+def list_models(as_json: bool = JsonOption) -> None:
+    """Show every known model: where from, size, licence, commercial use, memory, and whether it is on disk."""
     settings = load_settings()
-    table = Table("model", "stage", "revision", "size", "licence", "commercial use", "on disk")
-    for name, model in REGISTRY.items():
-        try:
-            find(name, settings.models_dir)
-            there = "yes"
-        except VitrinaError as error:
-            there = error.reason.removeprefix("model_")
-        size = f"{model.size / 1e6:.1f} MB"
-        commercial = "yes" if model.commercial else "no"
-        table.add_row(name, model.stage, model.revision, size, model.licence, commercial, there)
+    rows = [describe(model, settings.models_dir) for model in REGISTRY.values()]
+    if as_json:
+        print_json({"models": rows})
+        return
+    table = Table("model", "stage", "from", "size", "memory", "licence", "commercial use", "on disk")
+    for row in rows:
+        size, memory = human(row["size"]), human(row["memory"])
+        commercial = "yes" if row["commercial"] else "no"
+        table.add_row(
+            row["name"], row["stage"], row["origin"], size, memory, row["licence"], commercial, row["on_disk"]
+        )
     Console().print(table)
 
 
-@app.command("fetch", epilog="Example:  vitrina models fetch u2netp")
+def human(size: int) -> str:
+    """Write bytes as people do."""
+    billions = size / 1_000_000_000
+    return f"{billions:.1f} GB" if billions >= 0.1 else f"{1000 * billions:.1f} MB"  # noqa: PLR2004 - the unit that reads best
+
+
+def describe(model: Model, models_dir: Path) -> dict[str, Any]:
+    """Return what is known of a model as JSON-able values; `on_disk` is `yes`, `missing` or `corrupt`."""
+    commit = ""
+    try:
+        model.find(models_dir)
+        there = "yes"
+        if isinstance(model, HubModel):
+            commit = model.commit(models_dir)
+    except VitrinaError as error:
+        there = error.reason.removeprefix("model_")
+    return {
+        "name": model.name,
+        "stage": model.stage,
+        "origin": model.origin,
+        "revision": model.revision,
+        "commit": commit,
+        "size": model.size,
+        "memory": model.memory,
+        "licence": model.licence,
+        "commercial": model.commercial,
+        "on_disk": there,
+    }
+
+
+@app.command("fetch", epilog="Example:  vitrina models fetch dreamshaper-8 opus-mt-en-de")
 def fetch_models(
     names: list[str] = typer.Argument(None, help="Models to fetch; without names, the starter set."),
+    recipe: str | None = typer.Option(
+        None, help="Fetch what this recipe needs: a file, or the name of a packaged one."
+    ),
 ) -> None:
     """Download model files and check them."""
     settings = load_settings()
-    for name in names or REGISTRY:
+    wanted = list(names or [])
+    if recipe:
+        wanted += weights_of(Recipe.load(find_recipe(recipe)))
+    if not wanted:
+        wanted = [model.name for model in REGISTRY.values() if model.starter]
+    for name in dict.fromkeys(wanted):
         path = fetch(name, settings.models_dir)
         err.print(f"{name}: {path}", soft_wrap=True)

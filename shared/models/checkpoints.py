@@ -1,0 +1,85 @@
+"""Checkpoints at an address, whose file name holds the beginning of their SHA-256, as Segment Anything's do."""
+
+from __future__ import annotations
+
+import shutil
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.errors import ModelCorruptError, ModelMissingError, UsageError
+from shared.models.record import Model
+from shared.models.wheels import digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_CHUNK = 1 << 20
+_WAIT_SECONDS = 60
+# Without a byte: a slow line is no fault, a dead one is.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointModel(Model):
+    """One file at an https address; `revision` is the beginning of its SHA-256."""
+
+    url: str
+
+    @property
+    def origin(self) -> str:
+        """Give the address."""
+        return self.url
+
+    def find(self, models_dir: Path) -> Path:
+        """Return the file's path once its digest begins as published."""
+        path = models_dir / self.name / self.url.rpartition("/")[2]
+        try:
+            status = path.stat()
+            found = digest(path, status.st_size, status.st_mtime_ns)
+        except FileNotFoundError:
+            msg = f"model {self.name} is not at {path}: run `vitrina models fetch {self.name}`"
+            raise ModelMissingError(msg) from None
+        except OSError as error:
+            raise ModelMissingError(f"cannot read {path}: {error.strerror}: set VITRINA_MODELS_DIR") from None
+        if not found.startswith(self.revision):
+            msg = f"{path} is not the published file (wrong SHA-256): delete it and run `vitrina models fetch {self.name}`"
+            raise ModelCorruptError(msg)
+        return path
+
+    def fetch(self, models_dir: Path) -> Path:
+        """Download the file, going on where an earlier download stopped."""
+        try:
+            return self.find(models_dir)
+        except (ModelMissingError, ModelCorruptError):
+            pass
+        path = models_dir / self.name / self.url.rpartition("/")[2]
+        part = path.with_name(f"{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._download(part)
+        except urllib.error.URLError as error:
+            raise UsageError(
+                f"cannot download {self.url}: {error.reason}: check the network, then fetch again"
+            ) from None
+        except OSError as error:
+            msg = f"cannot bring {self.url} to {part}: {error.strerror or error}: see to it, then fetch again"
+            raise UsageError(msg) from None
+        if not digest(part, part.stat().st_size, part.stat().st_mtime_ns).startswith(self.revision):
+            part.unlink()
+            raise ModelCorruptError(f"{self.url} did not give the published file (wrong SHA-256): fetch again")
+        part.replace(path)
+        return path
+
+    def _download(self, part: Path) -> None:
+        have = part.stat().st_size if part.exists() else 0
+        request = urllib.request.Request(self.url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - our own address
+        try:
+            answer = urllib.request.urlopen(request, timeout=_WAIT_SECONDS)  # noqa: S310 - as above
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416 and have:  # noqa: PLR2004 - nothing beyond what is there: the digest decides
+                return
+            raise
+        with answer, part.open("ab" if answer.status == 206 else "wb") as file:  # noqa: PLR2004 - the server goes on where we stopped
+            shutil.copyfileobj(answer, file, _CHUNK)

@@ -1,0 +1,44 @@
+"""What is known of a model, wherever it comes from."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shared.keys import StageName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model(ABC):
+    """One set of weights that a recipe can name."""
+
+    name: str
+    stage: StageName
+    revision: str
+    """What tells these weights from others under the same name."""
+    licence: str
+    commercial: bool
+    """Whether the licence lets the weights be used commercially."""
+    size: int
+    """Bytes to fetch."""
+    memory: int
+    """Bytes that a worker needs beside its own libraries, on its device, at the default batch."""
+    starter: bool = False
+    """Belongs to the set that `vitrina models fetch` brings without being told which."""
+
+    @property
+    @abstractmethod
+    def origin(self) -> str:
+        """Where the weights come from, for people."""
+
+    @abstractmethod
+    def find(self, models_dir: Path) -> Path:
+        """Return the path of the checked file or folder. Raises `ModelMissingError`, `ModelCorruptError`."""
+
+    @abstractmethod
+    def fetch(self, models_dir: Path) -> Path:
+        """Bring the weights to disk unless they are there, and return their path. Raises `UsageError`, `ModelCorruptError`."""
