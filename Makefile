@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PHOTOS ?=
 
-.PHONY: help setup demo up test lint format bench-pipeline bench-bulk clean
+.PHONY: help setup demo up test lint format bench-pipeline bench-models bench-bulk clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ –/'
@@ -40,7 +40,10 @@ format: $(VENV)/.ready ## fix style
 	$(BIN)/ruff format
 
 bench-pipeline: $(VENV)/.ready ## the pipeline against a plain serial loop
-	$(BIN)/python bench/pipeline.py $(if $(PHOTOS),"$(PHOTOS)")
+	$(BIN)/python -m bench.pipeline $(if $(PHOTOS),"$(PHOTOS)")
+
+bench-models: $(VENV)/.ready ## each model stage from one at a time to batches; full size on a GPU, tiny elsewhere
+	$(BIN)/python -m bench.models
 
 bench-bulk: $(VENV)/.ready ## bulk jobs with instant models: KEYS=50000 for a short run
 	$(BIN)/python -m bench.bulk

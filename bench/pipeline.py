@@ -1,6 +1,6 @@
 """Compares the pipeline with a plain serial loop: same photos, same models, same outputs, one machine, one run.
 
-    python bench/pipeline.py [FOLDER] [--items 48]
+    python -m bench.pipeline [FOLDER] [--items 48]
 
 Both sides start with models loaded and warm. The loop hands every core to each model in turn; the pipeline shares the cores among three
 workers. Rounds alternate, so that a noisy machine is noisy for both; the best round of each counts.

@@ -189,7 +189,8 @@ def read_blip2(folder: Path, section: Blip2Caption, device: Any, dtype: Any) -> 
         # Older revisions of the published models: pictures would never reach the text.
         msg = f"{folder} is of an old revision, without image tokens: fetch {section.weights} again"
         raise ModelCorruptError(msg)
-    return processor, network.eval() if section.quantize == "int8" else network.to(device).eval()
+    network = network if section.quantize == "int8" else network.to(device)
+    return processor, network.eval().requires_grad_(False)
 
 
 def prompt_ids(config: Any, tokenizer: Any, prompt: str) -> list[int]:

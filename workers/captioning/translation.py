@@ -46,7 +46,7 @@ class Translator:
             first = str(error).partition("\n")[0]
             raise ModelCorruptError(f"{folder} is no opus-mt model: fetch {weights} again ({first})") from error
         check_whole(model, info, folder)
-        self._model = model.to(device).eval()
+        self._model = model.to(device).eval().requires_grad_(False)
         if weights in PROBES:
             self._probe(weights, *PROBES[weights])
 

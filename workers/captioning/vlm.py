@@ -99,7 +99,7 @@ class VlmModel:
         if not self._processor.chat_template:
             raise ModelCorruptError(f"{folder} has no chat template: take a model that was trained to answer")
         self._processor.tokenizer.padding_side = "left"  # answers begin where the questions end
-        self._network = network.to(self._device).eval()
+        self._network = network.to(self._device).eval().requires_grad_(False)
         grey = Image.new("RGB", (64, 64), (127, 127, 127))
         self._answer([(grey, [_user("?")])], 1)
 
