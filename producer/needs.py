@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING
 
 from shared.errors import UsageError, VitrinaError
 from shared.keys import STAGES, StageName
-from shared.models import known, locate
+from shared.models import REGISTRY, known, locate
 from shared.plan import chosen
 from shared.recipe import Blip2Caption, DiffusionBackground, SamSegmentation
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shared.recipe import Recipe
     from shared.settings import Settings
 
-_PRODUCTION = {"sam": "segment_anything", "diffusion": "diffusers", "blip2": "transformers", "vlm": "transformers"}
-# The library of the `production` extra behind each model.
+_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "sam": ("torch", "torchvision", "segment_anything", "onnxruntime"),
+    "diffusion": ("torch", "diffusers", "transformers", "accelerate", "onnxruntime"),
+    "blip2": ("torch", "torchvision", "transformers", "sentencepiece", "sacremoses"),
+    "vlm": ("torch", "torchvision", "transformers"),
+}
+"""What the models of the `production` extra import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +51,8 @@ def weights_of(recipe: Recipe, stage: StageName | None = None) -> list[str]:
         weights = getattr(section, "weights", None)
         if weights:
             found.append(weights)
-        if weights == "kandinsky-2.2":
-            found.append("kandinsky-2.2-prior")
+            if weights in REGISTRY:
+                found += REGISTRY[weights].also
         if isinstance(section, DiffusionBackground):
             found.append("u2netp")
         if isinstance(section, Blip2Caption):
@@ -58,16 +65,23 @@ def needs(recipe: Recipe, settings: Settings) -> list[Finding]:
     """Look at packages, weights, licences and memory, as if this machine ran every stage of the recipe."""
     findings = []
     for stage in STAGES:
-        package = _PRODUCTION.get(chosen(recipe, stage).model)
-        if package and importlib.util.find_spec(package) is None:
-            findings.append(Finding(stage, False, f"needs {package}: install vitrina[production]"))
-    memory = device_memory() if settings.device != "cpu" else None
+        section = chosen(recipe, stage)
+        wanted = _PACKAGES.get(section.model, ())
+        if getattr(section, "quantize", "none") == "int8":
+            wanted = (*wanted, "bitsandbytes")
+        lacking = [package for package in wanted if importlib.util.find_spec(package) is None]
+        if lacking:
+            findings.append(Finding(stage, False, f"needs {', '.join(lacking)}: install {_source(lacking)}"))
     for weights in weights_of(recipe):
-        findings += _look_at(weights, settings, memory)
-    return findings
+        findings += _look_at(weights, settings)
+    return [*findings, *_memory(recipe, settings)]
 
 
-def _look_at(weights: str, settings: Settings, memory: int | None) -> list[Finding]:
+def _source(lacking: list[str]) -> str:
+    return "bitsandbytes" if lacking == ["bitsandbytes"] else "vitrina[worker,production]"
+
+
+def _look_at(weights: str, settings: Settings) -> list[Finding]:
     name = f"model {weights}"
     try:
         locate(weights, settings.models_dir)
@@ -78,12 +92,42 @@ def _look_at(weights: str, settings: Settings, memory: int | None) -> list[Findi
         model = known(weights)
     except UsageError:  # a folder of the user's own
         return findings
-    if not model.commercial:
+    if model.commercial is False:
         findings.append(Finding(name, None, f"not for commercial use ({model.licence})"))
-    if memory is not None and model.memory > memory:
-        text = f"needs about {model.memory / 1e9:.0f} GB and the GPU has {memory / 1e9:.0f}: choose smaller weights"
-        findings.append(Finding(name, False, text))
+    elif model.commercial is None:
+        findings.append(Finding(name, None, f"licence {model.licence}"))
     return findings
+
+
+def _memory(recipe: Recipe, settings: Settings) -> list[Finding]:
+    """Look whether the weights of each stage, and those of all together, fit on the largest GPU."""
+    if not any(chosen(recipe, stage).model in _PACKAGES for stage in STAGES):
+        return []  # the starter models run anywhere
+    room = device_memory() if settings.device != "cpu" else None
+    if room is None:
+        return [Finding("device", None, "no GPU found: these models are very slow on a CPU")]
+    needed = {stage: sum(_bytes(weights) for weights in weights_of(recipe, stage)) for stage in STAGES}
+    findings = []
+    for stage, need in needed.items():
+        if need > room:
+            # Smaller batches, and parts that wait in the machine's own memory, need less; half is about what the weights alone do.
+            offload = getattr(chosen(recipe, stage), "offload", "none") != "none"
+            well = False if need > 2 * room and not offload else None
+            text = f"needs about {need / 1e9:.0f} GB and the GPU has {room / 1e9:.0f}: choose smaller weights"
+            findings.append(Finding(stage, well, text))
+    together = sum(needed.values())
+    if not findings and together > room:
+        text = f"all stages together need about {together / 1e9:.0f} GB and the GPU has {room / 1e9:.0f}: give each worker its own"
+        findings.append(Finding("device", None, text))
+    return findings
+
+
+def _bytes(weights: str) -> int:
+    try:
+        model = known(weights)
+    except UsageError:  # a folder of the user's own
+        return 0
+    return 0 if model.starter else model.memory
 
 
 def device_memory() -> int | None:

