@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from made_jobs import Catalogue, Workers
 
-from producer.embedded import Broker, env_for, free_port
-from producer.follow import Summary, follow
+from producer.embedded import Broker
 from producer.manifest import Manifest
-from producer.submit import Submitter, create_job, list_photos
+from producer.submit import create_job
 from shared.broker import make_app
-from shared.jobs import Job, read_items
+from shared.jobs import read_items
 from shared.keys import STAGES
 from shared.messages import Item
-from shared.plan import Plan
 from shared.progress import Progress, connect
 from shared.recipe import Recipe
 from shared.settings import Settings
@@ -36,31 +31,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
 ROOT = Path(__file__).parents[2]
-
-
-class Workers:
-    """Worker processes with instant models, one per stage unless asked for more."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self, name: str, queues: str) -> None:
-        options = ["-P", "threads", "-c", "4", "--without-gossip", "--without-mingle", "-n", f"{name}@test"]
-        command = [sys.executable, "-m", "celery", "-A", "workers.testing", "worker", "-Q", queues, *options]
-        self.processes[name] = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | env_for(self.settings), stderr=subprocess.DEVNULL
-        )
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -89,53 +59,6 @@ def app(settings: Settings) -> Iterator[Celery]:
     celery = make_app(settings)
     yield celery
     celery.close()
-
-
-class Catalogue:
-    """A folder of photos and the jobs made from it."""
-
-    def __init__(self, folder: Path, settings: Settings, app: Celery, client: Redis) -> None:
-        self.photos = folder / "photos"
-        self.photos.mkdir()
-        self.out = folder / "out"
-        self.settings = settings
-        self.app = app
-        self.client = client
-
-    def add(self, name: str, text: str) -> None:
-        path = self.photos / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-
-    def submit(self, recipe: Recipe | None = None, manifest: Manifest | None = None) -> Job:
-        source = open_storage(str(self.photos), self.settings)
-        destination = open_storage(str(self.out), self.settings)
-        job = create_job(source, destination, recipe or Recipe(), manifest=manifest is not None)
-        submitter = Submitter(self.app, self.progress(job), job, destination, window=self.settings.window)
-        submitter.feed(manifest.photos(source) if manifest else list_photos(source, destination))
-        return job
-
-    def progress(self, job: Job) -> Progress:
-        return Progress(self.client, job.id)
-
-    def follow(self, job: Job, seconds: float = 60) -> Summary:
-        deadline = time.monotonic() + seconds
-
-        def check(counts: object) -> None:
-            assert time.monotonic() < deadline, f"not finished in {seconds} s: {counts}"
-
-        return Summary.of(job.id, follow(self.progress(job), check), 1.0)
-
-    def outputs(self) -> dict[str, bytes]:
-        files = (path for path in self.out.rglob("*") if path.is_file() and not path.name.startswith("."))
-        return {
-            str(p.relative_to(self.out)): p.read_bytes() for p in files if p.relative_to(self.out).parts[0] != "jobs"
-        }
-
-    def expected(self, job: Job) -> set[str]:
-        plan = Plan(job.recipe)
-        items = read_items(open_storage(str(self.out), self.settings), job.id)
-        return {key for i in items for kinds in plan.outputs(i.key, i.etag).keys.values() for key in kinds.values()}
 
 
 @pytest.fixture
@@ -237,36 +160,6 @@ def test_a_job_whose_record_is_out_of_reach_fails_its_items_with_the_reason(cata
     assert [f.reason for f in elsewhere.failures()] == ["unknown_job"]
 
 
-def test_a_full_broker_holds_the_job_up_and_loses_nothing(tmp_path: Path) -> None:
-    """Refused messages wait with their workers; when there is room again, everything goes on."""
-    with Broker(tmp_path / "broker") as broker:
-        settings = Settings(broker=broker.url, visibility_timeout=4)
-        app, own = make_app(settings), Workers(settings)
-        with connect(settings) as client:
-            catalogue = Catalogue(tmp_path, settings, app, client)
-            for number in range(60):
-                catalogue.add(f"{number}.jpg", "slow:0.05")
-            try:
-                for stage in STAGES:
-                    own.start(stage, stage)
-                job = catalogue.submit()
-                while catalogue.progress(job).counts().done < 5:
-                    time.sleep(0.02)
-                client.config_set("maxmemory", "1mb")
-                time.sleep(4)
-                stalled = catalogue.progress(job).counts().done
-                time.sleep(2)
-                assert catalogue.progress(job).counts().done == stalled < 60
-                client.config_set("maxmemory", "0")
-                summary = catalogue.follow(job)
-                assert all(process.poll() is None for process in own.processes.values())
-            finally:
-                own.stop()
-                app.close()
-            assert (summary.done, summary.failed) == (60, 0)
-            assert set(catalogue.outputs()) == catalogue.expected(job)
-
-
 def test_redelivering_a_finished_item_changes_nothing(catalogue: Catalogue) -> None:
     """Brokers deliver at least once; the second time finds the work done."""
     catalogue.add("a.jpg", "photo")
@@ -313,76 +206,6 @@ def test_a_worker_killed_mid_job_loses_and_doubles_nothing(catalogue: Catalogue,
     assert set(catalogue.outputs()) == catalogue.expected(job)
 
 
-def test_a_photo_that_kills_its_worker_is_recorded_in_the_end(tmp_path: Path) -> None:
-    """The count of starts ends it; the workers it killed are started again, as a supervisor would."""
-    with Broker(tmp_path / "broker") as broker:
-        limited = Settings(broker=broker.url, visibility_timeout=2, max_attempts=2)
-        app, own = make_app(limited), Workers(limited)
-        with connect(limited) as client:
-            catalogue = Catalogue(tmp_path, limited, app, client)
-            catalogue.add("poison.jpg", "die")
-            try:
-                job = catalogue.submit()
-                deadline = time.monotonic() + 90
-                while not catalogue.progress(job).counts().finished:
-                    assert time.monotonic() < deadline
-                    if "own" not in own.processes or own.processes["own"].poll() is not None:
-                        own.start("own", STAGES[0])
-                    time.sleep(0.2)
-                assert [f.reason for f in catalogue.progress(job).failures()] == ["worker_lost"]
-            finally:
-                own.stop()
-                app.close()
-
-
-def test_a_lease_is_renewed_only_while_it_is_held(tmp_path: Path) -> None:
-    """A message that went back belongs to whoever takes it next."""
-    with Broker(tmp_path / "broker") as broker, connect(Settings(broker=broker.url)) as client:
-        settings = Settings(broker=broker.url)
-        app = make_app(settings)
-        app.signature(STAGES[0], args=({},)).apply_async()
-        with app.connection_for_read() as first, app.connection_for_read() as second:
-            one, two = first.channel(), second.channel()
-            taken = one.basic_get(STAGES[0])
-            one.basic_reject(taken.delivery_tag, requeue=True)
-            assert two.basic_get(STAGES[0]).delivery_tag == taken.delivery_tag
-            client.zadd("unacked_index", {taken.delivery_tag: 1e12}, xx=True)
-            one.qos.restore_visible()
-            assert client.zscore("unacked_index", taken.delivery_tag) == 1e12
-            two.qos.restore_visible()
-            assert client.zscore("unacked_index", taken.delivery_tag) < 1e12
-        app.close()
-
-
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"VITRINA_METRICS_PORT": "{broker}"}, "cannot serve metrics at port"),
-        ({"VITRINA_PRELOAD": "/nowhere/recipe.yaml"}, "cannot read the recipe /nowhere/recipe.yaml"),
-    ],
-)
-def test_a_worker_that_cannot_start_as_configured_says_why_and_ends(
-    settings: Settings, environment: dict[str, str], said: str
-) -> None:
-    """Status 78: a supervisor that knows it does not try again and again."""
-    address = settings.broker.get_secret_value()
-    port = address.rpartition(":")[2].partition("/")[0]
-    given = {name: value.replace("{broker}", port) for name, value in environment.items()}
-    command = [sys.executable, "-m", "celery", "-A", "workers.testing", "worker", "-Q", STAGES[0], "-P", "threads"]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=os.environ | env_for(settings) | given,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 78, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_messages_are_small(catalogue: Catalogue, settings: Settings, client: Redis) -> None:
     """A chain is keys and numbers: about 2 KB, never pixels."""
     job = "20260101-000000-abcdef"
@@ -398,26 +221,3 @@ def test_the_worker_holds_no_child_processes(workers: Workers, catalogue: Catalo
     """One process per worker, threads around one batcher."""
     del catalogue
     assert all(not psutil.Process(p.pid).children() for p in workers.processes.values() if p.poll() is None)
-
-
-def test_a_worker_tells_prometheus_what_it_did(tmp_path: Path) -> None:
-    """Items by outcome, seconds by phase, batch sizes."""
-    port = free_port()
-    with Broker(tmp_path / "broker") as broker, connect(Settings(broker=broker.url)) as client:
-        settings = Settings(broker=broker.url, metrics_port=port)
-        app, own = make_app(settings), Workers(settings)
-        catalogue = Catalogue(tmp_path, settings, app, client)
-        catalogue.add("a.jpg", "photo")
-        catalogue.add("b.jpg", "bad")
-        try:
-            own.start("all", ",".join(STAGES))
-            assert catalogue.follow(catalogue.submit()).failed == 1
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
-                text = page.read().decode()
-        finally:
-            own.stop()
-            app.close()
-    assert 'vitrina_items_total{outcome="done",reason="",stage="captioning"} 1.0' in text
-    assert 'vitrina_items_total{outcome="failed",reason="unreadable",stage="segmentation"} 1.0' in text
-    assert 'vitrina_phase_seconds_count{phase="infer",stage="inpainting"} 1.0' in text
-    assert 'vitrina_batch_size_count{stage="segmentation"} 1.0' in text

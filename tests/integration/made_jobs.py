@@ -1,0 +1,100 @@
+"""Folders of photos, jobs made from them, and worker processes with instant models."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from producer.embedded import env_for
+from producer.follow import Summary, follow
+from producer.submit import Submitter, create_job, list_photos
+from shared.jobs import Job, read_items
+from shared.plan import Plan
+from shared.progress import Progress
+from shared.recipe import Recipe
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from celery import Celery
+    from redis import Redis
+
+    from producer.manifest import Manifest
+    from shared.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+class Workers:
+    """Worker processes with instant models, one per stage unless asked for more."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, queues: str) -> None:
+        options = ["-P", "threads", "-c", "4", "--without-gossip", "--without-mingle", "-n", f"{name}@test"]
+        command = [sys.executable, "-m", "celery", "-A", "workers.testing", "worker", "-Q", queues, *options]
+        self.processes[name] = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | env_for(self.settings), stderr=subprocess.DEVNULL
+        )
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class Catalogue:
+    """A folder of photos and the jobs made from it."""
+
+    def __init__(self, folder: Path, settings: Settings, app: Celery, client: Redis) -> None:
+        self.photos = folder / "photos"
+        self.photos.mkdir()
+        self.out = folder / "out"
+        self.settings = settings
+        self.app = app
+        self.client = client
+
+    def add(self, name: str, text: str) -> None:
+        path = self.photos / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def submit(self, recipe: Recipe | None = None, manifest: Manifest | None = None) -> Job:
+        source = open_storage(str(self.photos), self.settings)
+        destination = open_storage(str(self.out), self.settings)
+        job = create_job(source, destination, recipe or Recipe(), manifest=manifest is not None)
+        submitter = Submitter(self.app, self.progress(job), job, destination, window=self.settings.window)
+        submitter.feed(manifest.photos(source) if manifest else list_photos(source, destination))
+        return job
+
+    def progress(self, job: Job) -> Progress:
+        return Progress(self.client, job.id)
+
+    def follow(self, job: Job, seconds: float = 60) -> Summary:
+        deadline = time.monotonic() + seconds
+
+        def check(counts: object) -> None:
+            assert time.monotonic() < deadline, f"not finished in {seconds} s: {counts}"
+
+        return Summary.of(job.id, follow(self.progress(job), check), 1.0)
+
+    def outputs(self) -> dict[str, bytes]:
+        files = (path for path in self.out.rglob("*") if path.is_file() and not path.name.startswith("."))
+        return {
+            str(p.relative_to(self.out)): p.read_bytes() for p in files if p.relative_to(self.out).parts[0] != "jobs"
+        }
+
+    def expected(self, job: Job) -> set[str]:
+        plan = Plan(job.recipe)
+        items = read_items(open_storage(str(self.out), self.settings), job.id)
+        return {key for i in items for kinds in plan.outputs(i.key, i.etag).keys.values() for key in kinds.values()}
