@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
 import io
 import json
-import time
+import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -18,6 +23,7 @@ from shared.jobs import read_items
 from shared.keys import STAGES
 from shared.pictures import decode, thumbnail
 from shared.plan import Plan, chosen
+from shared.provenance import Provenance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +34,10 @@ if TYPE_CHECKING:
     from shared.messages import Item
     from shared.progress import Failure, Progress
     from shared.settings import Settings
-    from shared.storage import Storage
+    from shared.storage import Stat, Storage
 
+REPORT_ITEMS = 5000
+"""Cards in a report unless asked for more: about 150 MB of page."""
 SIDE = 192
 """Pixels of a thumbnail's longer side."""
 READERS = 8
@@ -55,44 +63,69 @@ class Collector:
         self._plan = Plan(job.recipe)
 
     def write(self, path: Path, summary: Summary, *, limit: int) -> None:
-        """Write the report of at most `limit` items: failures, then those in need of review, then the others."""
-        rows = self._rows(limit)
+        """Write the report of at most `limit` items: failures, then those in need of review, then the others.
+
+        Of a job that the broker has forgotten only what is in the storage is known: the items that were finished.
+        """
+        known = self._progress.destination() is not None
+        rows = self._rows(limit) if known else self._stored_rows(limit)
         page = Page(
             job=self._job.id,
             source=self._job.source,
             destination=self._job.destination,
             recipe_text=self._job.recipe.to_json().decode(),
             items=summary.items,
-            done=summary.done,
+            done=summary.done - summary.needs_review,
             needs_review=summary.needs_review,
             failed=summary.failed,
             skipped=summary.skipped,
             seconds=summary.seconds,
             images_per_second=summary.images_per_second,
-            stage_seconds=self._stage_seconds(rows[:SAMPLE]),
-            started=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(self._job.created)),
-            models={stage: chosen(self._job.recipe, stage).model for stage in STAGES},
+            stage_seconds=self._stage_seconds(rows),
+            started=datetime.fromtimestamp(self._job.created, UTC).isoformat(timespec="seconds"),
+            models={stage: f"{chosen(self._job.recipe, stage).model} {self._plan.revision(stage)}" for stage in STAGES},
             version=version("vitrina"),
         )
-        write_report(path, page, self._cards(rows))
+        write_report(path, page, self._cards(rows[:limit], path.absolute().parent))
 
     def _rows(self, limit: int) -> list[Row]:
-        """Choose the items to show: failures, then those in need of review, then the others; each in the job's order."""
-        failures = {failure.index: failure for failure in self._progress.failures()}
+        """Choose up to `limit` failures, then of those in need of review, then of the others; each in the job's order."""
+        # The first ones are all that can be shown; a job of millions may have millions.
+        first = heapq.nsmallest(limit, self._progress.failures(), key=lambda failure: failure.index)
+        failures = {failure.index: failure for failure in first}
         done, review, ran = self._progress.outcome_bits()
         ranks: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
         for item in read_items(self._destination, self._job.id):
             failure = failures.get(item.index)
             if failure is None and not _bit(done, item.index):
-                continue  # not finished yet
+                continue  # not finished yet, or a failure past the limit
             rank = ranks[0 if failure else 1 if _bit(review, item.index) else 2]
             if len(rank) < limit:
                 rank.append((item, failure, not _bit(ran, item.index)))
-        return [*ranks[0], *ranks[1], *ranks[2]][:limit]
+        return [*ranks[0], *ranks[1], *ranks[2]]
+
+    def _stored_rows(self, limit: int) -> list[Row]:
+        """Choose the first items that have all outputs, those in need of review before the others."""
+        found: list[tuple[bool, Row]] = []
+        items = read_items(self._destination, self._job.id)
+        with ThreadPoolExecutor(READERS) as pool:
+            while len(found) < limit and (portion := list(islice(items, PORTION))):
+                for item, stat in zip(portion, pool.map(self._look, portion), strict=True):
+                    if stat is not None:
+                        made = Provenance.from_metadata(stat.metadata)
+                        found.append((not made.reasons, (item, None, made.job != self._job.id)))
+        return [row for _, row in sorted(found[:limit], key=lambda ranked: ranked[0])]
+
+    def _look(self, item: Item) -> Stat | None:
+        try:
+            return self._destination.head(self._plan.outputs(item.key, item.etag, item.fields).marker(STAGES[-1]))
+        except ItemError:
+            return None  # its name was refused
 
     def _stage_seconds(self, rows: list[Row]) -> dict[str, float]:
+        made = islice((item for item, failure, _ in rows if failure is None), SAMPLE)
         with ThreadPoolExecutor(READERS) as pool:
-            records = list(pool.map(self._record, (item for item, failure, _ in rows if failure is None)))
+            records = list(pool.map(self._record, made))
         means: dict[str, float] = {}
         for stage in STAGES:
             spent = [_worked(record["stages"][stage]) for record in records if stage in record.get("stages", {})]
@@ -100,11 +133,11 @@ class Collector:
                 means[stage] = sum(spent) / len(spent)
         return means
 
-    def _cards(self, rows: list[Row]) -> Iterator[Card]:
+    def _cards(self, rows: list[Row], folder: Path) -> Iterator[Card]:
         with ThreadPoolExecutor(READERS) as pool:
             # In portions, so that thumbnails never wait in memory for the page to be written.
             for start in range(0, len(rows), PORTION):
-                yield from pool.map(lambda row: self._card(*row), rows[start : start + PORTION])
+                yield from pool.map(partial(self._card, folder), rows[start : start + PORTION])
 
     def _record(self, item: Item) -> dict[str, Any]:
         outputs = self._plan.outputs(item.key, item.etag, item.fields)
@@ -115,7 +148,8 @@ class Collector:
             return {"outcome": "failed", "reasons": ["missing"]}
         return record
 
-    def _card(self, item: Item, failure: Failure | None, skipped: bool) -> Card:
+    def _card(self, folder: Path, row: Row) -> Card:
+        item, failure, skipped = row
         if failure is not None and failure.stage == "listing":
             return Card(
                 index=item.index,
@@ -145,10 +179,18 @@ class Collector:
             detail=failure.detail if failure else "",
             captions=record.get("captions", {}),
             pictures=self._pictures(item, outputs.key),
-            links={} if failure else dict(record.get("outputs", {})),
+            links={kind: self._address(key, folder) for kind, key in record.get("outputs", {}).items()},
             timings=timings,
             facts=facts,
         )
+
+    def _address(self, key: str, folder: Path) -> str:
+        """Return what opens an output from a report in `folder`; a bucket's address is for reading."""
+        url = self._destination.url
+        if "://" in url:
+            return f"{url}/{key}"
+        # Relative, so that report and catalogue can be moved together.
+        return quote(os.fsencode(os.path.relpath(f"{url}/{key}", folder)))
 
     def _pictures(self, item: Item, name: Any) -> dict[str, bytes]:
         pictures = {}

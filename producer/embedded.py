@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -19,10 +21,11 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import redis
 from pydantic import SecretStr
 
-from shared.errors import UsageError, VitrinaError
+from shared.errors import BrokerError, UsageError, VitrinaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import TracebackType
 
     from shared.keys import StageName
     from shared.settings import Settings
@@ -41,9 +44,24 @@ S3_KEYS = {"access_key_id": SecretStr("vitrina"), "secret_access_key": SecretStr
 
 
 class EmbeddedError(VitrinaError):
-    """A service of the embedded stack did not start."""
+    """A service of the embedded stack did not start, or ended on its own; the message names its log."""
 
     reason = "embedded"
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a folder for a stack's data and logs, and remove it afterwards, unless a service failed: its log is wanted then."""
+    folder = Path(tempfile.mkdtemp(prefix="vitrina-"))
+    keep = False
+    try:
+        yield folder
+    except EmbeddedError:
+        keep = True
+        raise
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port(preferred: int = 0) -> int:
@@ -82,6 +100,21 @@ def _die_with(parent: int) -> None:
         _PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it was killed before we asked
             os._exit(1)
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait: what a handler raises in the middle of a fork is swallowed there, or costs us the child's id."""
+    came: list[int] = []
+    ours = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda caught, _: came.append(caught)) for number in ours]
+    try:
+        yield
+    finally:
+        for number, handler in zip(ours, before, strict=True):
+            signal.signal(number, handler)
+        for caught in came:
+            signal.raise_signal(caught)
 
 
 class Service:
@@ -128,15 +161,16 @@ class Service:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._output = self.log.open("ab")
         self._log_start = self._output.tell()
-        self._process = subprocess.Popen(  # noqa: S603 - our own commands
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.STDOUT,
-            env=self._env,
-            start_new_session=True,  # Ctrl-C is ours: children are stopped in order, after the job
-            preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509 - two system calls, which take no locks
-        )
+        with _signals_later():
+            self._process = subprocess.Popen(  # noqa: S603 - our own commands
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                start_new_session=True,  # Ctrl-C is ours: children are stopped in order, after the job
+                preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509 - two system calls, which take no locks
+            )
 
     def wait(self, seconds: float = START_SECONDS) -> None:
         """Wait until it serves. Raises `EmbeddedError` with the log's end."""
@@ -239,8 +273,12 @@ class Flower(Service):
 
 
 def worker_command(stage: StageName, settings: Settings, *, app: str = "workers.app") -> list[str]:
-    """Return the command line of a stage's Celery worker."""
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", stage, "-n", f"{stage}@%h"]
+    """Return the command line of a stage's Celery worker.
+
+    It is named after the stage and this process, which becomes or owns the worker: two of one stage on a host, one per GPU, are told apart.
+    """
+    name = f"{stage}-{os.getpid()}@%h"
+    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", stage, "-n", name]
     return [*command, "-P", "threads", "-c", str(settings.threads), "--without-gossip", "--without-mingle"]
 
 
@@ -303,12 +341,13 @@ class Stack:
         self._logs = data_dir / "logs"
         self._app = app
         self.workers: list[Worker] = []
+        self.broker: Broker
         self._exit = ExitStack()
 
     def __enter__(self) -> Self:
         with self._exit:
-            broker = self._exit.enter_context(Broker(self._logs.parent / "broker"))
-            given: dict[str, Any] = {"broker": SecretStr(broker.url)}
+            self.broker = self._exit.enter_context(Broker(self._logs.parent / "broker"))
+            given: dict[str, Any] = {"broker": SecretStr(self.broker.url)}
             services: list[Service] = []
             if self._s3:
                 server = S3Server(self._logs)
@@ -330,18 +369,27 @@ class Stack:
             self._exit = self._exit.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # "Does not answer" means another thing here than of a broker that was given.
+        ended = self.broker.failure("ended") if isinstance(error, BrokerError) and not self.broker.running else None
         # All are asked first, so that they end at the same time.
         for worker in self.workers:
             if worker.running:
                 os.kill(worker.pid, signal.SIGTERM)
         self._exit.close()
+        if ended:
+            raise ended from None
 
     def look_after(self) -> None:
         """Start again a worker that has died, as a supervisor would.
 
-        Raises `EmbeddedError` for one that died before it was ready: it would do so again, and the job would never end.
+        Raises `EmbeddedError` for one that died before it was ready: it would do so again, and the job would never end. The same for
+        the broker, without which nothing goes on.
         """
+        if not self.broker.running:
+            raise self.broker.failure("ended")
         for worker in self.workers:
             if not worker.running:
                 worker.stop()

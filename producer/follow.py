@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.progress import (
@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from shared.errors import JobDamagedError
 from shared.keys import STAGES
 
 if TYPE_CHECKING:
@@ -69,6 +70,16 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Summary:
+        """Read the JSON-able form; what another release added is left out. Raises `JobDamagedError`."""
+        try:
+            return cls(**{field.name: data[field.name] for field in fields(cls)})
+        except KeyError as error:
+            raise JobDamagedError(
+                f"the job's summary.json lacks {error}: delete it, and it is worked out again"
+            ) from None
 
 
 class Display(AbstractContextManager["Display"]):

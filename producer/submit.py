@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
+from redis.exceptions import OutOfMemoryError
 
 from producer.masks import reads_masks
 from shared.errors import BrokerError, KeyRefusedError, ObjectMissingError, UsageError
 from shared.jobs import PAGE, Job, new_job_id, save_items
 from shared.keys import STAGES, check_source_key
 from shared.messages import MAX_INDEX, Item, Photo
-from shared.progress import Failure, Progress
+from shared.progress import FULL, Failure, Progress
+from shared.recipe import SuppliedSegmentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +30,12 @@ if TYPE_CHECKING:
 BATCH = 200
 """Chains published over one connection before the window is looked at again."""
 POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 30.0
+"""How long a broker may be full or away before the producer gives up: its restart takes less, and a person is waiting."""
+AGAIN_SECONDS = 1.0
+"""Between two tries to publish."""
+_RETRIES = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+# Celery's own wait, with which workers outlive any outage, would never end and show nothing; one retry renews a stale connection.
 
 
 def create_job(source: Storage, destination: Storage, recipe: Recipe, *, manifest: bool = False) -> Job:
@@ -42,11 +51,32 @@ def create_job(source: Storage, destination: Storage, recipe: Recipe, *, manifes
     return job
 
 
-def list_photos(source: Storage, destination: Storage) -> Iterator[Photo]:
-    """Yield the source's objects, except the job's own outputs when they lie inside it."""
+def list_photos(source: Storage, destination: Storage, recipe: Recipe | None = None) -> Iterator[Photo]:
+    """Yield the source's objects, except the job's own outputs when they lie inside it.
+
+    Where the recipe takes masks from beside the photos, whatever is named like one is left out as well.
+    """
     root, inside = source.url.rstrip("/") + "/", destination.url.rstrip("/") + "/"
     own = inside.removeprefix(root) if inside.startswith(root) else None
-    return (Photo(stat.key, stat.etag) for stat in source.list() if own is None or not stat.key.startswith(own))
+    masks = _mask_names(recipe) if recipe else None
+    for stat in source.list():
+        if own is not None and stat.key.startswith(own):
+            continue
+        if masks is None or not masks.fullmatch(stat.key):
+            yield Photo(stat.key, stat.etag)
+
+
+def _mask_names(recipe: Recipe) -> re.Pattern[str] | None:
+    """Turn the recipe's `mask_key` around: a pattern that matches the names it gives to masks; None when it takes none."""
+    segmentation = recipe.segmentation
+    if not isinstance(segmentation, SuppliedSegmentation) or segmentation.mask != "supplied":
+        return None
+    pattern = re.escape(segmentation.mask_key)
+    # A key ends like a photo's: with `{key}.png`, the photo `mug.png` is no mask of a photo `mug`.
+    for field, text in (("key", r".*[^/]\.(?i:jpe?g|png|webp)"), ("stem", r".*[^/]")):
+        name = re.escape(f"{{{field}}}")
+        pattern = pattern.replace(name, f"(?P<{field}>{text})", 1).replace(name, f"(?P={field})")
+    return re.compile(pattern, re.DOTALL)
 
 
 class Submitter:
@@ -60,13 +90,15 @@ class Submitter:
         self._window = window
         self._sent = 0
         self._unfinished = 0
+        self._counts: Counts
 
     def feed(self, photos: Iterable[Photo], tick: Callable[[Counts], None] = lambda _: None) -> int:
-        """Submit every photo and return how many there were. `tick` is called while waiting, with the job's counts.
+        """Submit every photo and return how many there were. `tick` is called while waiting, with the last known counts.
 
         Raises `BrokerError`, `StorageError`; what was listed until then is in the job's record.
         """
         self._progress.begin(self._job.destination)
+        self._counts = self._progress.counts()
         listed = 0
         waiting = iter(photos)
         while page := list(itertools.islice(waiting, PAGE)):
@@ -88,16 +120,16 @@ class Submitter:
         while position < len(items):
             room = self._window - self._unfinished
             if room <= 0:
-                counts = self._progress.counts()
-                self._unfinished = self._sent - counts.done - counts.failed
-                tick(counts)
+                self._counts = self._progress.counts()
+                self._unfinished = self._sent - self._counts.done - self._counts.failed
+                tick(self._counts)
                 # Half a window of hysteresis: few large publishes rather than many of one or two.
                 if self._unfinished > self._window // 2:
                     time.sleep(POLL_SECONDS)
                     self._unfinished = self._window
                 continue
             batch = items[position : position + min(room, BATCH)]
-            self._publish([item for item in batch if self._accepted(item)])
+            self._publish([item for item in batch if self._accepted(item)], tick)
             self._sent += len(batch)
             self._unfinished += len(batch)
             position += len(batch)
@@ -113,14 +145,32 @@ class Submitter:
             return False
         return True
 
-    def _publish(self, items: list[Item]) -> None:
-        try:
-            with self._app.producer_or_acquire() as producer:
-                for item in items:
-                    message = item.to_wire()
-                    # Celery pops the next step from the end of the list.
-                    tail = [self._app.signature(stage, args=(message,), immutable=True) for stage in STAGES[:0:-1]]
-                    self._app.signature(STAGES[0], args=(message,)).apply_async(chain=tail, producer=producer)
-        except OperationalError as error:
-            msg = f"the broker does not answer: start it, or check --broker ({error})"
-            raise BrokerError(msg) from None
+    def _publish(self, items: list[Item], tick: Callable[[Counts], None]) -> None:
+        waiting = iter(items)
+        item = next(waiting, None)
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while item:
+            try:
+                with self._app.producer_or_acquire() as producer:
+                    while item:
+                        self._enqueue(item, producer)
+                        item = next(waiting, None)
+            except OperationalError as error:
+                if time.monotonic() > give_up:
+                    raise _refused(error) from None
+                tick(self._counts)
+                time.sleep(AGAIN_SECONDS)
+
+    def _enqueue(self, item: Item, producer: Any) -> None:
+        message = item.to_wire()
+        # Celery pops the next step from the end of the list.
+        tail = [self._app.signature(stage, args=(message,), immutable=True) for stage in STAGES[:0:-1]]
+        first = self._app.signature(STAGES[0], args=(message,))
+        first.apply_async(chain=tail, producer=producer, retry_policy=_RETRIES)
+
+
+def _refused(error: OperationalError) -> BrokerError:
+    again = "then run the same command again: finished photos are skipped"
+    if isinstance(error.__cause__, OutOfMemoryError):
+        return BrokerError(f"{FULL}; {again}")
+    return BrokerError(f"the broker does not answer: start it, or check --broker; {again} ({error})")

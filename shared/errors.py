@@ -41,6 +41,12 @@ class JobForgottenError(JobNotFoundError):
     """The broker has no record of the job: it was lost, or the message is older than the record is kept."""
 
 
+class JobDamagedError(VitrinaError):
+    """A record of the job cannot be read; the message names it."""
+
+    reason = "job_damaged"
+
+
 class ModelMissingError(UsageError):
     """The model's files are not on this machine."""
 
@@ -114,6 +120,12 @@ class MaskMissingError(ItemError):
     """The recipe takes masks from elsewhere, and this photo came without one."""
 
     reason = "no_mask"
+
+
+class PromptError(ItemError):
+    """The item's points or box cannot be where its product is."""
+
+    reason = "bad_prompt"
 
 
 class SourceChangedError(ItemError):

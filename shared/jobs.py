@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import JobNotFoundError, ObjectMissingError
+from shared.errors import JobDamagedError, JobNotFoundError, ObjectMissingError
 from shared.keys import job_prefix
 from shared.messages import Item
 from shared.recipe import Recipe
@@ -64,26 +65,27 @@ class Job:
 
     @classmethod
     def load(cls, job: str, storage: Storage) -> Job:
-        """Read the record. Raises `JobNotFoundError`."""
+        """Read the record. Raises `JobNotFoundError`, `JobDamagedError`, and `RecipeError` for a recipe of another release."""
         prefix = job_prefix(job)
         try:
-            record = json.loads(storage.get(prefix + "job.json").data)
-            recipe = json.loads(storage.get(prefix + "recipe.json").data)
+            record = _read_object(storage, prefix + "job.json")
+            recipe = _read_object(storage, prefix + "recipe.json")
         except ObjectMissingError:
             msg = f"there is no job {job} at {storage.url}: check the id and the address"
             raise JobNotFoundError(msg) from None
-        return cls(
-            id=job,
-            source=record["source"],
-            destination=record["destination"],
-            recipe=Recipe.from_mapping(recipe, origin=prefix + "recipe.json"),
-            created=record["created"],
-            fields=record.get("fields", False),
-        )
+        with _damage(storage, prefix + "job.json"):
+            return cls(
+                id=job,
+                source=str(record["source"]),
+                destination=str(record["destination"]),
+                recipe=Recipe.from_mapping(recipe, origin=prefix + "recipe.json"),
+                created=float(record["created"]),
+                fields=bool(record.get("fields", False)),
+            )
 
 
 def save_items(storage: Storage, items: Sequence[Item]) -> None:
-    """Write one page of consecutive items; must be called before any of them is enqueued, so that a resumed job knows them."""
+    """Write one page of consecutive items; must be called before any of them is enqueued, so that the record knows them."""
     key = f"{job_prefix(items[0].job)}items/{items[0].index:010d}.jsonl"
     # ASCII escapes carry names that are not Unicode as well: they are refused later, by name.
     lines = (json.dumps({"key": item.key, "etag": item.etag, **_some(item.fields)}) for item in items)
@@ -91,13 +93,13 @@ def save_items(storage: Storage, items: Sequence[Item]) -> None:
 
 
 def read_items(storage: Storage, job: str) -> Iterator[Item]:
-    """Yield a job's items in order, one page in memory at a time."""
+    """Yield a job's items in order, one page in memory at a time. Raises `JobDamagedError`."""
     for stat in storage.list(job_prefix(job) + "items/"):
         yield from _read_page(storage, job, stat.key)
 
 
 def read_page(storage: Storage, job: str, index: int) -> list[Item]:
-    """Read the page that holds the item of that index. Raises `ObjectMissingError`."""
+    """Read the page that holds the item of that index. Raises `ObjectMissingError`, `JobDamagedError`."""
     return list(_read_page(storage, job, f"{job_prefix(job)}items/{index // PAGE * PAGE:010d}.jsonl"))
 
 
@@ -106,12 +108,45 @@ def _some(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_page(storage: Storage, job: str, key: str) -> Iterator[Item]:
-    first = int(key.rsplit("/", 1)[-1].removesuffix(".jsonl"))
-    for offset, line in enumerate(storage.get(key).data.splitlines()):
-        row = json.loads(line)
-        yield Item(job=job, index=first + offset, key=row["key"], etag=row["etag"], fields=row.get("fields", {}))
+    data = storage.get(key).data
+    with _damage(storage, key):
+        first = int(key.rsplit("/", 1)[-1].removesuffix(".jsonl"))
+        rows = [json.loads(line) for line in data.splitlines()]
+        items = [
+            Item(job=job, index=first + offset, key=row["key"], etag=row["etag"], fields=row.get("fields", {}))
+            for offset, row in enumerate(rows)
+        ]
+    yield from items
 
 
-def save_summary(storage: Storage, job: str, summary: dict[str, Any]) -> None:
-    """Write how the job ended."""
-    storage.put(job_prefix(job) + "summary.json", json.dumps(summary, indent=2).encode(), content_type=_JSON)
+def save_summary(storage: Storage, job: str, summary: dict[str, Any], *, if_absent: bool = False) -> None:
+    """Write how the job ended; with `if_absent`, only where nobody has."""
+    data = json.dumps(summary, indent=2).encode()
+    storage.put(job_prefix(job) + "summary.json", data, content_type=_JSON, if_absent=if_absent)
+
+
+def load_summary(storage: Storage, job: str) -> dict[str, Any] | None:
+    """Read how the job ended; None while it has not. Raises `JobDamagedError`."""
+    try:
+        return _read_object(storage, job_prefix(job) + "summary.json")
+    except ObjectMissingError:
+        return None
+
+
+def _read_object(storage: Storage, key: str) -> dict[str, Any]:
+    data = storage.get(key).data
+    with _damage(storage, key):
+        found = json.loads(data)
+        if not isinstance(found, dict):
+            raise TypeError(f"{type(found).__name__} in place of an object")
+        return found
+
+
+@contextmanager
+def _damage(storage: Storage, key: str) -> Iterator[None]:
+    """Say which record is not as it was written: cut short, or edited by hand."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{storage.url}/{key} is damaged ({type(error).__name__}: {error}): restore it, or run the job's command again, which skips finished photos"
+        raise JobDamagedError(msg) from None

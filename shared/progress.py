@@ -14,22 +14,36 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from shared.errors import BrokerError
+from shared.errors import BrokerError, UsageError
 from shared.keys import STAGES, StageName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from redis.client import Pipeline
+
     from shared.settings import Settings
 
 LAST: StageName = STAGES[-1]
 KEEP_SECONDS = 90 * 24 * 3600
-"""A job's progress is dropped from Redis this long after its last change; storage keeps the outcome."""
+"""A job's progress is dropped from Redis this long after its photos were listed or it was summed up; storage keeps the outcome.
 
-# A failure never overwrites a finished item: a message delivered twice may fail the second time.
-_FAIL = "if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return 1"
+Its keys are made with this expiry before any item is sent, so that nothing stays of a job that nobody follows.
+"""
+
+FULL = "the broker's memory is full: let its queues drain, or raise its maxmemory"
+
+# A failure never overwrites a finished item: a message delivered twice may fail the second time. KEYS: failures, done, info.
+# ARGV: index, failure, seconds to keep.
+_FAIL = """
+if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('HSET', KEYS[3], 'changed', redis.call('TIME')[1])
+return 1
+"""
 # In one step, so that no count ever sees an item both done and failed. KEYS: done, attempts, ran in an earlier stage, ran, review,
-# failures. ARGV: index, whether this stage ran, whether to review, whether it is the last stage.
+# failures, info. ARGV: index, whether this stage ran, whether to review, whether it is the last stage.
 _FINISH = """
 if ARGV[4] == '0' then
   if ARGV[2] == '1' then redis.call('SETBIT', KEYS[3], ARGV[1], 1) end
@@ -37,6 +51,7 @@ else
   if ARGV[2] == '1' or redis.call('GETBIT', KEYS[3], ARGV[1]) == 1 then redis.call('SETBIT', KEYS[4], ARGV[1], 1) end
   if ARGV[3] == '1' then redis.call('SETBIT', KEYS[5], ARGV[1], 1) end
   redis.call('HDEL', KEYS[6], ARGV[1])
+  redis.call('HSET', KEYS[7], 'changed', redis.call('TIME')[1])
 end
 redis.call('SETBIT', KEYS[1], ARGV[1], 1)
 redis.call('HDEL', KEYS[2], ARGV[1])
@@ -44,15 +59,20 @@ redis.call('HDEL', KEYS[2], ARGV[1])
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """Open a client that rides out short breaks. Nothing is sent until first use."""
-    return redis.Redis.from_url(
-        settings.broker.get_secret_value(),
-        socket_timeout=30,  # longer than any command here takes, shorter than a person waits
-        socket_connect_timeout=5,
-        health_check_interval=25,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), retries=5),
-        retry_on_error=[redis.exceptions.ConnectionError, redis.exceptions.TimeoutError],
-    )
+    """Open a client that rides out short breaks. Nothing is sent until first use. Raises `UsageError` for what is no Redis address."""
+    try:
+        return redis.Redis.from_url(
+            settings.broker.get_secret_value(),
+            socket_timeout=30,  # longer than any command here takes, shorter than a person waits
+            socket_connect_timeout=5,
+            health_check_interval=25,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), retries=5),
+            retry_on_error=[redis.exceptions.ConnectionError, redis.exceptions.TimeoutError],
+        )
+    except ValueError:
+        # The error would quote the address, and a password that is not percent-encoded ends up in any part of it.
+        msg = "not a broker address: use redis://host:port/db, with the password's special characters percent-encoded"
+        raise UsageError(msg) from None
 
 
 @contextmanager
@@ -63,11 +83,10 @@ def broker_errors() -> Iterator[None]:
     except redis.exceptions.AuthenticationError as error:
         msg = f"the broker refuses our password: check VITRINA_BROKER ({error})"
         raise BrokerError(msg) from None
+    except redis.exceptions.OutOfMemoryError:
+        raise BrokerError(FULL) from None
     except redis.exceptions.RedisError as error:
         msg = f"the broker does not answer: start it, or check --broker ({error})"
-        raise BrokerError(msg) from None
-    except ValueError as error:
-        msg = f"not a broker address: use redis://host:port/db ({error})"
         raise BrokerError(msg) from None
 
 
@@ -100,6 +119,8 @@ class Counts:
     failed: int
     skipped: int
     """Of the done: items whose outputs an earlier job had made."""
+    changed: float = 0.0
+    """When the last item was finished or failed, in seconds since the epoch; 0 when none was."""
 
     @property
     def finished(self) -> bool:
@@ -118,6 +139,7 @@ class Progress:
         self._ran = f"{self._name}:ran"
         self._ran_earlier = f"{self._name}:ran:earlier"
         self._review = f"{self._name}:review"
+        self._fail = client.register_script(_FAIL)
         self._finish = client.register_script(_FINISH)
 
     def _done(self, stage: StageName) -> str:
@@ -126,10 +148,20 @@ class Progress:
     def _attempts(self, stage: StageName) -> str:
         return f"{self._name}:attempts:{stage}"
 
+    def _bitmaps(self) -> list[str]:
+        return [*map(self._done, STAGES), self._ran, self._ran_earlier, self._review]
+
     def begin(self, destination: str) -> None:
         """Tell the workers where the job's records are."""
-        with broker_errors():
-            self._redis.hset(self._info, mapping={"destination": destination})
+        with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(self._info, mapping={"destination": destination})
+            # Only what exists can be given an expiry, and a hash would go with its last field and take it along.
+            for bitmap in self._bitmaps():
+                pipe.set(bitmap, b"", nx=True)
+            for stage in STAGES:
+                pipe.hset(self._attempts(stage), "", 0)
+            self._expire(pipe)
+            pipe.execute()
 
     def destination(self) -> str | None:
         """Return where the job's records are; None for an unknown job."""
@@ -139,23 +171,28 @@ class Progress:
 
     def listed(self, items: int, *, complete: bool) -> None:
         """Record how many items were listed so far."""
-        with broker_errors():
-            self._redis.hset(self._info, mapping={"items": items, "listed": int(complete)})
+        with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(self._info, mapping={"items": items, "listed": int(complete)})
+            self._expire(pipe)
+            pipe.execute()
 
     def finish(self, stage: StageName, index: int, *, ran: bool, review: bool) -> None:
         """Record that an item is through a stage, and forget its starts there.
 
         `ran` is false when an earlier job had made the output; `review` is of the last stage, which knows the doubts of all.
         """
-        keys = [self._done(stage), self._attempts(stage), self._ran_earlier, self._ran, self._review, self._failures]
+        earlier = [self._done(stage), self._attempts(stage), self._ran_earlier]
         with broker_errors():
-            self._finish(keys, [index, int(ran), int(review), int(stage == LAST)])
+            self._finish(
+                [*earlier, self._ran, self._review, self._failures, self._info],
+                [index, int(ran), int(review), int(stage == LAST)],
+            )
 
     def fail(self, failure: Failure) -> None:
         """Record why an item stops, unless it is already finished."""
         value = json.dumps({name: v for name, v in asdict(failure).items() if name != "index"})
         with broker_errors():
-            self._redis.eval(_FAIL, 2, self._failures, self._done(LAST), str(failure.index), value)
+            self._fail([self._failures, self._done(LAST), self._info], [failure.index, value, KEEP_SECONDS])
 
     def attempt(self, stage: StageName, index: int) -> int:
         """Count a start of an item in a stage and return how many there have been."""
@@ -187,6 +224,7 @@ class Progress:
             needs_review=review,
             failed=failed,
             skipped=done - ran,
+            changed=float(info.get(b"changed", 0)),
         )
 
     def failures(self) -> Iterator[Failure]:
@@ -204,9 +242,10 @@ class Progress:
 
     def expire(self) -> None:
         """Let Redis forget the job after `KEEP_SECONDS`."""
-        names = [self._info, self._failures, self._ran, self._ran_earlier, self._review]
-        names += [name for stage in STAGES for name in (self._done(stage), self._attempts(stage))]
         with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
-            for name in names:
-                pipe.expire(name, KEEP_SECONDS)
+            self._expire(pipe)
             pipe.execute()
+
+    def _expire(self, pipe: Pipeline) -> None:
+        for name in (self._info, self._failures, *self._bitmaps(), *map(self._attempts, STAGES)):
+            pipe.expire(name, KEEP_SECONDS)

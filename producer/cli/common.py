@@ -13,7 +13,8 @@ import typer
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
 
-from shared.errors import RecipeError, UsageError
+from producer.recipes import find_recipe
+from shared.errors import ObjectMissingError, RecipeError, UsageError
 from shared.pictures import decode
 from shared.recipe import ImageBackground, Recipe
 from shared.settings import Settings
@@ -57,19 +58,33 @@ def open_source(text: str, settings: Settings) -> Storage:
 
 def load_recipe(path: Path | None, destination: Storage, settings: Settings) -> Recipe:
     """Read the recipe and bring its background picture into the output storage, where workers find it."""
+    path = find_recipe(str(path)) if path else None
     recipe = Recipe.load(path) if path else Recipe()
     background = recipe.background
-    if not isinstance(background, ImageBackground) or background.image.startswith("backgrounds/"):
+    if not isinstance(background, ImageBackground):
         return recipe
-    file = (path.parent if path else Path()) / Path(background.image).expanduser()
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise RecipeError(f"background.image: cannot read {file}: {error.strerror}") from None
+    data = _read_background(background.image, path.parent if path else Path(), destination)
     decode(data, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
-    key = f"backgrounds/{hashlib.sha256(data).hexdigest()[:16]}{file.suffix.lower()}"
+    # Named by its content, so that another picture under the old name makes other outputs.
+    key = f"backgrounds/{hashlib.sha256(data).hexdigest()[:16]}{Path(background.image).suffix.lower()}"
     destination.put(key, data)
     return recipe.model_copy(update={"background": background.model_copy(update={"image": key})})
+
+
+def _read_background(image: str, folder: Path, destination: Storage) -> bytes:
+    """Read the picture: the recipe's neighbour or, where there is no such file, what an earlier job brought. Raises `RecipeError`."""
+    file = folder / Path(image).expanduser()
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        if not image.startswith("backgrounds/"):
+            raise RecipeError(f"background.image: no file {file}: correct the path") from None
+    except OSError as error:
+        raise RecipeError(f"background.image: cannot read {file}: {error.strerror}") from None
+    try:
+        return destination.get(image).data
+    except ObjectMissingError:
+        raise RecipeError(f"background.image: neither a file {file} nor {image} in {destination.url}") from None
 
 
 def print_json(data: Any) -> None:

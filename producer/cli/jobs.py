@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +21,17 @@ from producer.cli.common import (
     open_source,
     print_json,
 )
-from producer.collect import Collector
-from producer.embedded import Stack
+from producer.collect import REPORT_ITEMS, Collector
+from producer.embedded import Stack, scratch
 from producer.follow import Display, Summary, follow
 from producer.manifest import Manifest
 from producer.masks import with_masks
+from producer.needs import needs
+from producer.recipes import find_recipe
 from producer.submit import Submitter, create_job, list_photos
 from shared.broker import make_app
-from shared.errors import JobNotFoundError
-from shared.jobs import Job, save_summary
+from shared.errors import JobForgottenError, JobNotFoundError, StorageRefusedError, UsageError
+from shared.jobs import Job, load_summary, save_summary
 from shared.keys import STAGES
 from shared.progress import Counts, Progress, broker_errors, connect
 from shared.storage import Storage, open_storage
@@ -38,11 +39,8 @@ from shared.storage import Storage, open_storage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from shared.recipe import Recipe
     from shared.settings import Settings
-
-REPORT_ITEMS = 5000
-"""Cards in a report unless asked for more: about 150 MB of page."""
-
 
 ManifestOption = typer.Option(
     None,
@@ -84,21 +82,40 @@ class Session:
         try:
             submitter = Submitter(app, self.progress, self.job, self.destination, window=self.settings.window)
             manifest = self.manifest
-            photos = manifest.photos(self.source) if manifest else list_photos(self.source, self.destination)
+            photos = (
+                manifest.photos(self.source)
+                if manifest
+                else list_photos(self.source, self.destination, self.job.recipe)
+            )
             submitter.feed(with_masks(photos, self.source, self.job.recipe), show)
         finally:
             app.close()
 
-    def finish(self, seconds: float, report: Path | None, limit: int = REPORT_ITEMS) -> Summary:
-        """Sum up, write the report and the job's summary."""
+    def finish(self, seconds: float, report: Path | None) -> Summary:
+        """Sum up a job that has ended, write the report and the job's summary."""
         summary = Summary.of(self.job.id, self.progress.counts(), seconds)
         if report:
-            summary = replace(summary, report=str(report.absolute()))
-            collector = Collector(self.job, self.source, self.destination, self.progress, self.settings)
-            collector.write(report, summary, limit=limit)
+            summary = self.report(summary, report)
         save_summary(self.destination, self.job.id, summary.to_dict())
         self.progress.expire()
         return summary
+
+    def report(self, summary: Summary, path: Path, limit: int = REPORT_ITEMS) -> Summary:
+        """Write the report and return the summary with its place."""
+        collector = Collector(self.job, self.source, self.destination, self.progress, self.settings)
+        collector.write(path, summary, limit=limit)
+        return replace(summary, report=str(path.absolute()))
+
+    def summary(self, counts: Counts) -> Summary:
+        """Tell how the job ended or, while it has not, how far it is. Raises `JobForgottenError` when nobody knows."""
+        saved = load_summary(self.destination, self.job.id)
+        if saved is not None:
+            return Summary.from_dict(saved)
+        if self.progress.destination() is None:
+            msg = f"job {self.job.id} left no summary and the broker knows it no more: run the same command again, finished photos are skipped"
+            raise JobForgottenError(msg)
+        until = counts.changed if counts.finished and counts.changed else time.time()
+        return Summary.of(self.job.id, counts, max(0.0, until - self.job.created))
 
 
 def run_job(session: Session, report: Path | None, look_after: Callable[[], None] = _nothing) -> Summary:
@@ -137,6 +154,31 @@ def tell(summary: Summary, *, as_json: bool) -> int:
     return 1 if summary.failed else 0
 
 
+def tell_status(session: Session, *, watch: bool, as_json: bool) -> int:
+    """Print how far a job is, at once or when it has ended, and return the exit status."""
+    counts = session.progress.counts()
+    summary = session.summary(counts)
+    # Of what the broker has forgotten, storage still says how it ended.
+    known = session.progress.destination() is not None
+    if watch and known:
+        with Display(err) as display:
+            counts = follow(session.progress, display.show)
+        summary = session.summary(counts)
+    if counts.finished:
+        # Nobody may have followed the job to its end. Who may only read the records is told all the same.
+        with contextlib.suppress(StorageRefusedError):
+            save_summary(session.destination, session.job.id, summary.to_dict(), if_absent=True)
+    through = dict(counts.stages) if known else {}
+    if as_json:
+        ended = {"listed": counts.listed or not known, "finished": counts.finished or not known}
+        print_json(summary.to_dict() | ended | {"stages": through})
+    else:
+        stages = ", ".join(f"{stage} {number}" for stage, number in through.items())
+        told = f"{summary.done} of {summary.items} done, {summary.failed} failed"
+        typer.echo(f"{told}; {stages}" if stages else told)
+    return 1 if summary.failed else 0
+
+
 def read_manifest(path: Path | None) -> Manifest | None:
     """Check a manifest from end to end, before anything is submitted. Raises `UsageError`."""
     if path is None:
@@ -155,15 +197,29 @@ def check_broker(settings: Settings) -> None:
             client.ping()
 
 
+def check_needs(recipe: Recipe, settings: Settings) -> None:
+    """Look at what a recipe needs, before workers of our own are started for it. Raises `UsageError`."""
+    findings = needs(recipe, settings)
+    for finding in findings:
+        if finding.well is None:
+            err.print(f"{finding.name}: {finding.text}", soft_wrap=True)
+    wrong = [finding.text for finding in findings if finding.well is False]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more: `vitrina doctor --recipe …` lists them)" if len(wrong) > 1 else ""
+        raise UsageError(f"the job would fail: {wrong[0]}{more}")
+
+
 @contextlib.contextmanager
-def services(settings: Settings) -> Iterator[tuple[Settings, Callable[[], None]]]:
+def services(settings: Settings, recipe: Path | None) -> Iterator[tuple[Settings, Callable[[], None]]]:
     """Use the broker that was given, or embedded services for the time of one job."""
     if "broker" in settings.model_fields_set:
         yield settings, _nothing
         return
+    if recipe:
+        settings = settings.model_copy(update={"preload": find_recipe(str(recipe)).absolute()})
     with (
-        tempfile.TemporaryDirectory(prefix="vitrina-") as folder,
-        Stack(settings, s3=False, workers=STAGES, flower=False, data_dir=Path(folder)) as stack,
+        scratch() as folder,
+        Stack(settings, s3=False, workers=STAGES, flower=False, data_dir=folder) as stack,
     ):
         yield stack.settings, stack.look_after
 
@@ -175,7 +231,9 @@ def register(app: typer.Typer) -> None:
     def run(
         source: str = typer.Argument(help="Folder or s3://bucket/prefix of photos."),
         out: str = typer.Option(..., "--out", help="Folder or s3://bucket/prefix for the outputs."),
-        recipe: Path | None = typer.Option(None, help="YAML or JSON recipe; without one, the starter models."),
+        recipe: Path | None = typer.Option(
+            None, help="A YAML or JSON file, or the name of a packaged recipe: starter, production, seed, vlm."
+        ),
         manifest: Path | None = ManifestOption,
         report: Path | None = typer.Option(None, help="Write the HTML report here."),
         broker: str | None = BrokerOption,
@@ -190,8 +248,10 @@ def register(app: typer.Typer) -> None:
         photos = open_source(source, settings)
         destination = open_storage(address(out), settings)
         chosen = load_recipe(recipe, destination, settings)
+        if "broker" not in settings.model_fields_set:  # the workers will be ours
+            check_needs(chosen, settings)
         job = create_job(photos, destination, chosen, manifest=table is not None)
-        with services(settings) as (running, look_after):
+        with services(settings, recipe) as (running, look_after):
             session = Session(job, photos, destination, running, table)
             return tell(run_job(session, report, look_after), as_json=as_json)
 
@@ -235,18 +295,7 @@ def register(app: typer.Typer) -> None:
         """Tell how far a job is. Status 1 when items have failed."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url)
         session = Session.reopen(job, out, settings)
-        if watch:
-            with Display(err) as display:
-                follow(session.progress, display.show)
-        counts = session.progress.counts()
-        summary = Summary.of(job, counts, time.time() - session.job.created)
-        through = {stage: counts.stages[stage] for stage in STAGES}
-        if as_json:
-            print_json(summary.to_dict() | {"listed": counts.listed, "finished": counts.finished, "stages": through})
-        else:
-            stages = ", ".join(f"{stage} {number}" for stage, number in through.items())
-            typer.echo(f"{summary.done} of {summary.items} done, {summary.failed} failed; {stages}")
-        return 1 if summary.failed else 0
+        return tell_status(session, watch=watch, as_json=as_json)
 
     @app.command(epilog="Example:  vitrina report 20261123-142501-3f9a2c --to report.html")
     def report(
@@ -257,9 +306,9 @@ def register(app: typer.Typer) -> None:
         broker: str | None = BrokerOption,
         endpoint_url: str | None = EndpointOption,
     ) -> int:
-        """Write a job's report, finished or not."""
+        """Write a job's report, finished or not. Its records stay as they are."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url)
         session = Session.reopen(job, out, settings)
-        summary = session.finish(time.time() - session.job.created, to, limit)
+        summary = session.report(session.summary(session.progress.counts()), to, limit)
         err.print(f"report: {summary.report}", soft_wrap=True)
         return 0

@@ -1,12 +1,12 @@
-"""Commands that run things: worker, up, demo, doctor."""
+"""Commands that run things: worker, up, demo."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,15 +14,20 @@ import typer
 
 from producer.cli.common import BrokerOption, EndpointOption, err, load_settings, open_source
 from producer.cli.jobs import Session, run_job, tell
-from producer.embedded import Stack, env_for, worker_command
+from producer.collect import REPORT_ITEMS, Collector
+from producer.embedded import Stack, env_for, scratch, worker_command
+from producer.recipes import find_recipe
 from producer.samples import write_samples
 from producer.submit import create_job
 from shared.errors import UsageError
 from shared.keys import STAGES
+from shared.progress import connect
 from shared.recipe import Recipe
 from shared.storage import open_storage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shared.keys import StageName
     from shared.settings import Settings
     from shared.storage import Storage
@@ -51,24 +56,28 @@ def register(app: typer.Typer) -> None:
     @app.command(epilog="Example:  vitrina worker segmentation --broker redis://queue/0")
     def worker(
         stage: str = typer.Argument(help=f"One of {', '.join(STAGES)}."),
+        recipe: str | None = typer.Option(
+            None, help="Load this recipe's model at the start: a file, or a packaged one's name."
+        ),
         broker: str | None = BrokerOption,
         endpoint_url: str | None = EndpointOption,
     ) -> None:
         """Run a worker of one stage in the foreground."""
-        settings = load_settings(broker=broker, endpoint_url=endpoint_url)
+        preload = find_recipe(recipe).absolute() if recipe else None
+        settings = load_settings(broker=broker, endpoint_url=endpoint_url, preload=preload)
         command = worker_command(check_stage(stage), settings)
+        connect(settings).close()  # an address that cannot be one is told here, in one line
         os.execve(sys.executable, command, os.environ | env_for(settings))  # noqa: S606 - our own command
 
     @app.command(epilog="Example:  vitrina up")
     def up() -> int:
         """Run the embedded stack in the foreground: broker, S3 server, a worker per stage, Flower."""
         settings = load_settings()
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+        # During the start SIGTERM interrupts as Ctrl-C does, so that what was started is stopped.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with (
-            tempfile.TemporaryDirectory(prefix="vitrina-") as folder,
-            Stack(settings, s3=True, workers=STAGES, flower=True, data_dir=Path(folder)) as stack,
+            scratch() as folder,
+            Stack(settings, s3=True, workers=STAGES, flower=True, data_dir=folder) as stack,
         ):
             open_bucket(stack.settings)
             broker = stack.settings.broker.get_secret_value()
@@ -79,8 +88,7 @@ def register(app: typer.Typer) -> None:
                 f" --endpoint-url {stack.settings.endpoint_url}",
                 soft_wrap=True,
             )
-            while not stop.wait(1):
-                stack.look_after()
+            wait_for_the_end(stack.look_after)
         return 0
 
     @app.command(epilog="Example:  vitrina demo photos --to vitrina-demo")
@@ -91,13 +99,12 @@ def register(app: typer.Typer) -> None:
         """Show everything: start the embedded stack, make a catalogue in its bucket, bring it here."""
         settings = load_settings()
         folder = to.absolute()
-        folder.mkdir(parents=True, exist_ok=True)
-        if photos is None:
-            write_samples(folder / "photos")
-        originals = open_source(photos or str(folder / "photos"), settings)
+        here = open_storage(str(folder / "catalogue"), settings)
+        here.check_writable()  # told before anything is started
+        originals = open_source(photos or sample_photos(folder / "photos"), settings)
         with (
-            tempfile.TemporaryDirectory(prefix="vitrina-") as data,
-            Stack(settings, s3=True, workers=STAGES, flower=True, data_dir=Path(data)) as stack,
+            scratch() as data,
+            Stack(settings, s3=True, workers=STAGES, flower=True, data_dir=data) as stack,
         ):
             open_bucket(stack.settings)
             err.print(f"Flower: {stack.flower_url}", soft_wrap=True)
@@ -106,18 +113,37 @@ def register(app: typer.Typer) -> None:
             copy_objects(originals, source)
             job = create_job(source, destination, Recipe())
             session = Session(job, source, destination, stack.settings)
-            summary = run_job(session, folder / "report.html", stack.look_after)
-            copy_objects(destination, open_storage(str(folder / "catalogue"), settings))
-            status = tell(summary, as_json=False)
+            summary = run_job(session, None, stack.look_after)
+            copy_objects(destination, here)
+            # The bucket ends with the stack: the report links to the copies.
+            collector = Collector(job, source, here, session.progress, stack.settings)
+            collector.write(folder / "report.html", summary, limit=REPORT_ITEMS)
+            status = tell(replace(summary, report=str(folder / "report.html")), as_json=False)
             err.print(f"outputs: {folder / 'catalogue'}", soft_wrap=True)
             if err.is_terminal:
                 err.print(f"Flower: {stack.flower_url} until Ctrl-C")
-                stop = threading.Event()
-                signal.signal(signal.SIGINT, lambda *_: stop.set())
-                stop.wait()
+                wait_for_the_end(stack.look_after)
             else:
                 err.print(f"Flower was at {stack.flower_url}; `vitrina up` starts the stack again and keeps it")
         return status
+
+
+def sample_photos(folder: Path) -> str:
+    """Write the sample photos and return where they are. Raises `UsageError`."""
+    try:
+        write_samples(folder)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}: give --to another folder") from None
+    return str(folder)
+
+
+def wait_for_the_end(look_after: Callable[[], None]) -> None:
+    """Keep the services running until Ctrl-C or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    while not stop.wait(1):
+        look_after()
 
 
 def open_bucket(settings: Settings) -> None:

@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import secrets
-from contextlib import contextmanager, suppress
+import stat
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST}
+_REFUSED = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.EEXIST,
+    errno.ELOOP,
+    errno.ENXIO,
+}
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
+# Nothing can be where a folder is missing, where a file takes a folder's place, or under a name the disk cannot hold.
 
 
 class LocalStorage:
-    """A folder; keys are paths below it. Files and folders whose name begins with a dot are not objects.
+    """A folder; keys are paths below it. Only regular files are objects, and none whose name or folder begins with a dot.
 
     The ETag comes from size and time of change (nanoseconds), so that listing reads no file.
     """
@@ -58,7 +71,8 @@ class LocalStorage:
             names = sorted(
                 (os.fsencode(e.name) + (b"/" if e.is_dir(follow_symlinks=False) else b""), e.name)
                 for e in entries
-                if not e.name.startswith(".") and not (e.is_symlink() and not self._inside(Path(e.path)))
+                if not e.name.startswith(".")
+                and (self._inside(Path(e.path)) if e.is_symlink() else e.is_file() or e.is_dir())
             )
         for order, name in names:
             key = base + name
@@ -68,9 +82,12 @@ class LocalStorage:
                 if (inner.startswith(prefix) or prefix.startswith(inner)) and last > after:
                     yield from self._walk(folder / name, inner, prefix, after)
             elif key.startswith(prefix) and os.fsencode(key) > after:
-                with suppress(FileNotFoundError):
-                    status = (folder / name).stat()
-                    yield Stat(key, status.st_size, _etag(status), status.st_mtime)
+                try:
+                    with self._errors(key):
+                        status = (folder / name).stat()
+                except ObjectMissingError:
+                    continue  # removed meanwhile
+                yield Stat(key, status.st_size, _etag(status), status.st_mtime)
 
     def _inside(self, path: Path) -> bool:
         target = os.path.realpath(path)
@@ -79,12 +96,14 @@ class LocalStorage:
     def head(self, key: str) -> Stat | None:
         """Tell what is known of an object."""
         path = self._path(key)
-        try:
-            with self._errors(key):
+        with self._errors(key):
+            try:
                 status = path.stat()
-        except (ObjectMissingError, StorageRefusedError):
-            return None
-        return self._stat(key, path, status) if path.is_file() else None
+            except OSError as error:
+                if error.errno in _ABSENT:
+                    return None
+                raise
+        return self._stat(key, path, status) if stat.S_ISREG(status.st_mode) else None
 
     def _stat(self, key: str, path: Path, status: os.stat_result) -> Stat:
         try:
@@ -97,8 +116,10 @@ class LocalStorage:
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         """Read an object."""
         path = self._path(key)
-        with self._errors(key), path.open("rb") as file:
+        with self._errors(key), open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ObjectMissingError(f"{key} in {self.url} is no regular file")
             if limit is not None and status.st_size > limit:
                 msg = f"{status.st_size} bytes are more than {limit}: raise VITRINA_MAX_BYTES or shrink the file"
                 raise PictureTooLargeError(msg)
@@ -152,6 +173,11 @@ class LocalStorage:
                 msg = f"cannot use {what} in {self.url}: {error.strerror}: check the path and its permissions"
                 raise StorageRefusedError(msg) from None
             raise StorageError(f"{what} in {self.url}: {error}") from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe would otherwise hold its reader until somebody writes.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _etag(status: os.stat_result) -> str:

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 _MISSING = {"404", "NoSuchKey", "NotFound"}
-_EXISTS = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+_EXISTS = {"412", "PreconditionFailed"}
+_CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}
+# Another writer was at the same key; S3 asks to try again, for it may have written nothing.
 _NO_CONDITIONS = {"501", "NotImplemented"}
+_CONDITIONAL_TRIES = 5
+# One that learns that the server knows no conditions, and a few that meet other writers.
 _NO_BUCKET = {"NoSuchBucket"}
 _REFUSED = {
     "401",
@@ -121,22 +125,31 @@ class S3Storage:
             "ContentType": content_type,
             "Metadata": dict(metadata or {}),
         }
-        if not if_absent:
-            with self._errors(key):
-                self._client.put_object(**request)
-            return True
-        # Where the server cannot decide, a look before is the best there is; our names come from content, so a lost race writes equal bytes.
-        if self.head(key) is not None:
-            return False
-        try:
-            with self._errors(key, passing=_EXISTS | _NO_CONDITIONS):
-                self._client.put_object(**request | ({"IfNoneMatch": "*"} if self._conditional else {}))
-        except errors.ClientError as error:
-            if _code(error) in _EXISTS:
-                return False
-            self._conditional = False
-            return self.put(key, data, content_type=content_type, metadata=metadata, if_absent=True)
+        if if_absent:
+            return self._create(key, request)
+        with self._errors(key):
+            self._client.put_object(**request)
         return True
+
+    def _create(self, key: str, request: dict[str, Any]) -> bool:
+        """Write an object that is not there yet, by the server's own decision where it can take one."""
+        for _ in range(_CONDITIONAL_TRIES):
+            # Where the server cannot decide, a look before is the best there is.
+            if self.head(key) is not None:
+                return False
+            condition = {"IfNoneMatch": "*"} if self._conditional else {}
+            passing = _CONFLICT | _EXISTS | _NO_CONDITIONS if condition else _CONFLICT
+            try:
+                with self._errors(key, passing=passing):
+                    self._client.put_object(**request | condition)
+            except errors.ClientError as error:
+                if _code(error) in _EXISTS:
+                    return False
+                if _code(error) in _NO_CONDITIONS:
+                    self._conditional = False
+            else:
+                return True
+        raise StorageError(f"{self.url}/{key}: others keep writing it")
 
     def delete(self, key: str) -> None:
         """Remove an object."""

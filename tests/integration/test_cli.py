@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,13 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
+from producer.cli.common import load_recipe
 from producer.embedded import free_port
-from shared.errors import ModelMissingError
-from shared.models import REGISTRY, find
+from shared.errors import ModelMissingError, RecipeError
+from shared.models import REGISTRY
+from shared.recipe import ImageBackground
 from shared.settings import Settings
+from shared.storage import MemoryStorage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +96,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models() -> None:
     try:
-        for name in REGISTRY:
-            find(name, Settings().models_dir)
+        for model in REGISTRY.values():
+            if model.starter:
+                model.find(Settings().models_dir)
     except ModelMissingError as error:
         pytest.skip(str(error))
 
@@ -204,7 +209,10 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, 
         ),
         (["worker", "painting"], 2, ["segmentation"]),
         (["status", "no-such-job", "--out", "{tmp}/out"], 2, ["no-such-job"]),
-        (["models", "fetch", "gpt"], 2, ["u2netp"]),
+        (["models", "fetch", "gpt"], 2, ["gpt", "models list"]),
+        (["status", "no-such-job", "--broker", "foo://:secret@x"], 2, ["not a broker address", "redis://"]),
+        (["worker", "captioning", "--broker", "redis://:secret/x@host/0"], 2, ["not a broker address", "encoded"]),
+        (["demo", "{tmp}/photos", "--to", "{tmp}/file"], 1, ["file", "check the path"]),
         (["frobnicate"], 2, ["frobnicate"]),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
@@ -222,9 +230,72 @@ def test_what_cannot_work_is_one_clear_line(
     done = vitrina(*filled, timeout=60, env=keys)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
     for word in words:
         assert word in done.stderr or word == "background.lava", done.stderr
     assert done.stdout == ""
+
+
+def test_a_service_that_fails_leaves_its_log(tmp_path: Path) -> None:
+    """The message names a file that is still there."""
+    draw_mug(tmp_path / "photos" / "mug.jpg")
+    run = ["run", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
+    done = vitrina(*run, env={"TMPDIR": str(tmp_path), "VITRINA_PRELOAD": "/nowhere/recipe.yaml"})
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    (log,) = re.findall(r"its log (\S+) ends:", done.stderr)
+    assert "/nowhere/recipe.yaml" in Path(log).read_text()
+
+
+def test_nothing_is_left_of_services_that_did_their_work(tmp_path: Path) -> None:
+    """An empty folder of photos is a job as well."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "tmp").mkdir()
+    run = ["run", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--json"]
+    done = vitrina(*run, env={"TMPDIR": str(tmp_path / "tmp")})
+    assert (done.returncode, last_line(done)["items"]) == (0, 0), done.stderr
+    assert list((tmp_path / "tmp").glob("vitrina-*")) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_stack_can_be_stopped_while_it_starts(tmp_path: Path, number: signal.Signals) -> None:
+    """At once, without a traceback, and nothing stays."""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen([*VITRINA, "up"], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as up:
+        while not list(tmp_path.glob("vitrina-*/logs/segmentation.log")):
+            assert up.poll() is None
+            time.sleep(0.02)
+        children = psutil.Process(up.pid).children(recursive=True)
+        up.send_signal(number)
+        _, said = up.communicate(timeout=40)
+    assert up.returncode == 130
+    assert "Traceback" not in said
+    # One that was being made when the signal came is ended by the kernel, a moment after its owner.
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert list(tmp_path.glob("vitrina-*")) == []
+
+
+def test_a_background_is_the_recipes_neighbour_or_what_an_earlier_job_brought(tmp_path: Path) -> None:
+    """Whatever it is called; and it is kept under the name of its content."""
+    destination = MemoryStorage()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("background: {model: image, image: backgrounds/wood.png}\n")
+    with pytest.raises(RecipeError, match=r"neither a file .*backgrounds/wood\.png nor backgrounds/wood\.png"):
+        load_recipe(recipe, destination, Settings())
+    keys = []
+    for size, where in ((30, destination), (40, tmp_path), (50, tmp_path)):
+        file = tmp_path / "backgrounds" / "wood.png" if where is tmp_path else tmp_path / "brought.png"
+        draw_mug(file, (size, size))
+        if where is destination:
+            destination.put("backgrounds/wood.png", file.read_bytes())
+        background = load_recipe(recipe, destination, Settings()).background
+        assert isinstance(background, ImageBackground)
+        assert destination.get(background.image).data == file.read_bytes()
+        keys.append(background.image)
+    assert len(set(keys)) == 3
+    recipe.write_text("background: {model: image, image: nowhere.png}\n")
+    with pytest.raises(RecipeError, match=r"no file .*nowhere\.png"):
+        load_recipe(recipe, destination, Settings())
 
 
 def test_a_corrected_mask_makes_the_item_anew(tmp_path: Path) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from pydantic import SecretStr
 
-from producer.embedded import Broker, EmbeddedError, S3Server, Service, Stack, env_for, worker_command
+from producer.embedded import Broker, EmbeddedError, S3Server, Service, Stack, env_for, scratch, worker_command
 from shared.errors import UsageError
 from shared.keys import STAGES
+from shared.progress import Progress, connect
 from shared.settings import Settings
 
-if TYPE_CHECKING:
-    from pathlib import Path
+ROOT = Path(__file__).parents[2]
 
 
 class Program(Service):
@@ -109,6 +112,59 @@ def test_a_worker_that_cannot_start_again_ends_the_job(tmp_path: Path) -> None:
             time.sleep(0.01)
         with pytest.raises(EmbeddedError, match=r"captioning ended at its start.*no weights"):
             stack.look_after()
+
+
+@pytest.mark.parametrize("look", [True, False], ids=["looked after", "asked"])
+def test_a_broker_that_ends_is_named_with_its_log(tmp_path: Path, look: bool) -> None:
+    """Nobody is told to start an embedded broker or to check `--broker`."""
+
+    def use() -> None:
+        with Stack(Settings(), s3=False, workers=(), flower=False, data_dir=tmp_path) as stack:
+            os.kill(stack.broker.pid, signal.SIGKILL)
+            while stack.broker.running:
+                time.sleep(0.01)
+            if look:
+                stack.look_after()
+            Progress(connect(stack.settings), "job").counts()
+
+    with pytest.raises(EmbeddedError, match=r"^broker ended; its log .*broker\.log ends: "):
+        use()
+
+
+@pytest.mark.parametrize(("error", "kept"), [(EmbeddedError("it ended"), True), (KeyboardInterrupt(), False)])
+def test_logs_are_kept_where_a_service_failed_and_only_there(error: BaseException, kept: bool) -> None:
+    """The error names a file that its reader can open."""
+    with pytest.raises(type(error)), scratch() as folder:
+        raise error
+    assert folder.exists() == kept
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_two_workers_of_a_stage_on_a_host_are_told_apart() -> None:
+    """Flower and `celery inspect` go by the name: the stage, and the process that owns it."""
+    code = (
+        "from producer.embedded import worker_command; from shared.settings import Settings\n"
+        "print('\\n'.join(worker_command('segmentation', Settings())))"
+    )
+    other = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).split("\n")
+    names = [command[command.index("-n") + 1] for command in (worker_command("segmentation", Settings()), other)]
+    assert names[0] == f"segmentation-{os.getpid()}@%h"
+    assert names[1] != names[0]
+
+
+def test_an_interrupt_in_the_middle_of_a_fork_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes a moment later, when the child is known and can be stopped."""
+    popen = subprocess.Popen
+
+    def interrupted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        signal.raise_signal(signal.SIGINT)
+        return popen(*arguments, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    service = Program(tmp_path, "import time; time.sleep(60)")
+    with pytest.raises(KeyboardInterrupt):
+        service.__enter__()
+    assert not psutil.pid_exists(service.pid)
 
 
 def test_without_the_extra_the_message_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

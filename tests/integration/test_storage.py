@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
@@ -189,6 +192,89 @@ def test_loopback_never_goes_through_a_proxy(s3_settings: Settings, monkeypatch:
     storage = S3Storage.from_settings("s3://proxied", other)
     storage.ensure_bucket()
     storage.check_writable()
+
+
+@contextmanager
+def answering(*statuses: int) -> Iterator[tuple[Storage, list[bool]]]:
+    """Serve an S3 server that has no object and answers uploads with `statuses`, the last one for ever; list which had a condition."""
+    left, conditions = list(statuses), []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # or the client waits a second to be told to go on
+
+        def do_HEAD(self) -> None:
+            self.answer(404)
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            conditions.append("If-None-Match" in self.headers)
+            self.answer(left.pop(0) if len(left) > 1 else left[0])
+
+        def answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        keys = {"access_key_id": SecretStr("a"), "secret_access_key": SecretStr("b")}
+        settings = Settings(endpoint_url=f"http://127.0.0.1:{server.server_port}", s3_attempts=1, **keys)
+        try:
+            yield open_storage("s3://bucket", settings), conditions
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_server_without_conditions_is_asked_plainly_from_then_on() -> None:
+    """Some that speak S3 do not know `If-None-Match`."""
+    with answering(501, 200) as (storage, conditions):
+        assert storage.put("k", b"x", if_absent=True)
+        assert storage.put("l", b"x", if_absent=True)
+        assert conditions == [True, False, False]
+
+
+@pytest.mark.parametrize("status", [501, 409])
+def test_a_server_that_refuses_every_upload_is_an_error(status: int) -> None:
+    """After a few tries, and never a claim that something was there."""
+    with answering(status) as (storage, conditions), pytest.raises(StorageError, match="s3://bucket/k"):
+        storage.put("k", b"x", if_absent=True)
+    assert len(conditions) <= 5
+
+
+def test_a_conflict_of_two_writers_is_asked_again() -> None:
+    """S3 may have written neither of the two."""
+    with answering(409, 200) as (storage, conditions):
+        assert storage.put("k", b"x", if_absent=True)
+        assert conditions == [True, True]
+    with answering(412) as (storage, _):
+        assert not storage.put("k", b"x", if_absent=True)
+
+
+@pytest.mark.timeout(10)
+def test_what_is_no_regular_file_is_no_object(tmp_path: Path) -> None:
+    """A pipe is not listed, and reading it waits for nobody."""
+    storage = open_storage(str(tmp_path), Settings())
+    storage.put("photo.jpg", b"x")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert [stat.key for stat in storage.list()] == ["photo.jpg"]
+    assert storage.head("pipe.jpg") is None
+    with pytest.raises(ObjectMissingError):
+        storage.get("pipe.jpg")
+
+
+def test_what_cannot_be_looked_at_is_not_called_absent(tmp_path: Path) -> None:
+    """A link in a circle stands for every fault but absence, since to root, who may run this, no permission is missing."""
+    storage = open_storage(str(tmp_path), Settings())
+    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
+    with pytest.raises(StorageRefusedError, match="permissions"):
+        storage.head("circle.jpg")
+    storage.put("file", b"x")
+    assert storage.head("file/below") is storage.head("nowhere/below") is storage.head("x" * 300) is None
 
 
 @pytest.mark.parametrize("url", ["s3://", "ftp://host/x", "http://host/x"])

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from workers.stage import Model, Result
 
 
-
 @pytest.fixture(scope="module")
 def model() -> LabelsModel:
     settings = Settings()

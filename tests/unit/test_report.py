@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import hashlib
 import io
@@ -12,6 +13,7 @@ import subprocess
 import tracemalloc
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +26,6 @@ from shared import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SUMMARY = Summary(
     job="autumn",
@@ -43,6 +44,10 @@ SUMMARY = Summary(
     models={"segmentation": "saliency"},
     version="0.1.0",
 )
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"shared", "producer", "workers"}
+OUTCOMES = {"done", "needs_review", "failed"}
+SHOWN = {".py", ".html"}
 VOID = {"meta", "link", "img", "br", "input", "path", "rect"}
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -214,17 +219,37 @@ def test_a_reason_says_what_to_do(tmp_path: Path) -> None:
     assert "brand_new" in page.text
 
 
-def test_every_failure_of_an_item_has_an_explanation() -> None:
-    """No class of our exception tree that can be recorded for an item is left unexplained."""
+def test_every_failure_has_an_explanation() -> None:
+    """No class of our exception tree is left unexplained: whatever a worker meets may be recorded for an item."""
 
     def tree(cls: type[errors.VitrinaError]) -> Iterator[type[errors.VitrinaError]]:
         yield cls
         for child in cls.__subclasses__():
             yield from tree(child)
 
-    recorded = [cls for base in (errors.ItemError, errors.StorageError) for cls in tree(base)]
-    ours = {cls.reason for cls in recorded if cls.__module__ == "shared.errors"}
+    ours = {cls.reason for cls in tree(errors.VitrinaError) if cls.__module__.partition(".")[0] in PACKAGES}
     assert {reason for reason in ours if not explain(reason).advice} == set()
+
+
+def test_every_gate_has_an_explanation() -> None:
+    """A word that a stage gives as a reason to look, in any module that deals in reasons, has its sentence."""
+    word = re.compile(r"(mask|choice|picture|product|caption|translation)_[a-z_]+")
+    words = set()
+    for file in (ROOT / "workers").glob("*/**/*.py"):  # a folder for each stage
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        names = {getattr(node, field, None) for node in nodes for field in ("id", "name", "arg")}
+        if any(isinstance(name, str) and name.endswith("reasons") for name in names):
+            values = (node.value for node in nodes if isinstance(node, ast.Constant))
+            words |= {value for value in values if isinstance(value, str) and word.fullmatch(value)}
+    assert words > {"mask_small", "picture_flat", "product_changed", "caption_uncertain"}
+    assert {reason for reason in words if not explain(reason).advice} == set()
+
+
+def test_no_text_sends_the_reader_to_a_command_that_is_not_there() -> None:
+    """A job is gone on with by running its command again."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "producer").rglob("*.*") if path.suffix in SHOWN]
+    assert len(texts) > 10
+    assert not any("resum" in text.lower() for text in texts)
 
 
 def test_search_folds_case_and_yo(tmp_path: Path) -> None:
@@ -241,6 +266,15 @@ def test_the_order_is_the_callers(tmp_path: Path) -> None:
     cards = [_card(7, outcome="failed"), _card(3, outcome="needs_review"), _card(1)]
     page = _report(tmp_path, *cards)
     assert [attrs["id"] for attrs in page.all("article")] == ["item-7", "item-3", "item-1"]
+
+
+def test_the_headline_counts_each_item_once(tmp_path: Path) -> None:
+    """What is ready, in doubt, failed and not finished makes up the whole, in words and in the bar."""
+    page = _report(tmp_path, _card(), summary=replace(SUMMARY, items=10, done=4, needs_review=3, failed=1))
+    assert "4 of 10 items ready for the catalogue" in page.text
+    assert "2 not finished yet" in page.text
+    widths = {attrs["class"]: float(attrs["width"]) for attrs in page.all("rect") if attrs.get("class") in OUTCOMES}
+    assert widths == {"done": 40, "needs_review": 30, "failed": 10}
 
 
 def test_skipped_is_shown_only_when_there_are_some(tmp_path: Path) -> None:
