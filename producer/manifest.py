@@ -133,5 +133,8 @@ def _entry(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _look(source: Storage, key: str, fields: dict[str, Any]) -> Photo:
-    stat = source.head(key)
+    try:
+        stat = source.head(key)
+    except KeyRefusedError:
+        stat = None  # a name that the source never lists, such as a hidden file's
     return Photo(key, stat.etag if stat else "", fields)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from shared.errors import KeyRefusedError
 from shared.keys import mask_key
 from shared.recipe import SuppliedSegmentation
 
@@ -37,7 +38,10 @@ def with_masks(photos: Iterable[Photo], source: Storage, recipe: Recipe) -> Iter
     pattern = segmentation.mask_key
 
     def look(photo: Photo) -> Photo:
-        stat = source.head(mask_key(photo.key, photo.fields.get("mask") or pattern))
+        try:
+            stat = source.head(mask_key(photo.key, photo.fields.get("mask") or pattern))
+        except KeyRefusedError:
+            stat = None  # a name that the source never lists, such as a hidden file's
         return replace(photo, fields={**photo.fields, "mask_etag": stat.etag}) if stat else photo
 
     waiting = iter(photos)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
 
 from shared.broker import make_app
-from shared.errors import VitrinaError
+from shared.errors import UsageError, VitrinaError
 from shared.keys import STAGES, StageName
 from shared.logs import configure_logging
 from shared.plan import chosen
@@ -45,7 +46,11 @@ def _leave(status: int) -> NoReturn:
 def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]]) -> Celery:
     """Build the application with its three tasks. Models are loaded at the worker's start, those of its queues alone."""
     app = make_app(settings)
-    runners: dict[StageName, Runner] = {stage: Runner(stage, settings, make=make) for stage in STAGES}
+    try:
+        runners: dict[StageName, Runner] = {stage: Runner(stage, settings, make=make) for stage in STAGES}
+    except UsageError as error:  # an address that is none
+        sys.stderr.write(f"vitrina: {error}\n")
+        sys.exit(CONFIG_STATUS)
     register(app, runners)
     app.steps["consumer"].add(PacedEvents)
 

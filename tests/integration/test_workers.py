@@ -143,3 +143,20 @@ def test_a_worker_tells_prometheus_what_it_did(tmp_path: Path) -> None:
     assert 'vitrina_items_total{outcome="failed",reason="unreadable",stage="segmentation"} 1.0' in text
     assert 'vitrina_phase_seconds_count{phase="infer",stage="inpainting"} 1.0' in text
     assert 'vitrina_batch_size_count{stage="segmentation"} 1.0' in text
+
+
+def test_a_broker_address_that_is_none_is_one_clear_line() -> None:
+    """Also where Celery's own command is used."""
+    command = [sys.executable, "-m", "celery", "-A", "workers.testing", "worker", "-Q", STAGES[0], "-P", "threads"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"VITRINA_BROKER": "foo://:secret@x"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert "not a broker address" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret" not in done.stderr
