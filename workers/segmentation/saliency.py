@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shared.recipe import Recipe
     from workers.stage import Work
 
+
 @dataclass(frozen=True, slots=True)
 class Photo:
     """A decoded photo on its way through the network."""
