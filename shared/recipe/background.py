@@ -74,8 +74,11 @@ class DiffusionBackground(ModelSection):
     """Under 1 the photo's own background shows through, and only `steps` x `strength` steps are run."""
     resolution: int | None = Field(default=None, ge=64, le=2048, multiple_of=8)
     """Side of the square whose area is generated, in pixels; None takes the preset's native one."""
-    scheduler: Literal["ddim", "dpm", "euler", "euler-a", "unipc", "lcm"] | None = None
-    """None takes the preset's; `lcm` is for weights distilled for it, which need four to eight `steps` and draw other pictures."""
+    scheduler: Literal["published", "ddim", "dpm", "euler", "euler-a", "unipc", "lcm"] | None = None
+    """None takes the preset's; `published` is the one that came with the weights.
+
+    `lcm` is for weights distilled for it: they need only four to eight `steps` at a `guidance` of 1 to 2, and draw other pictures, of lower quality.
+    """
     variants: int = Field(default=1, ge=1, le=8)
     """Pictures per photo, each with a seed of its own."""
     seed: int | None = Field(default=None, ge=0, lt=2**31)
@@ -93,14 +96,21 @@ class DiffusionBackground(ModelSection):
     compile: bool = False
     """Compile the network (`torch.compile`): a slow start, then faster."""
     offload: Literal["none", "model", "sequential"] = "none"
-    """For small GPUs: keep in memory only the part at work."""
+    """For small GPUs: keep in memory only the part at work; `model` is somewhat slower, `sequential` much. Does nothing on a CPU."""
     tiling: bool = False
-    """Decode large pictures in tiles."""
+    """For small GPUs: encode and decode pictures one at a time, and large ones in tiles, whose seams may show. Not for Kandinsky."""
 
     @model_validator(mode="after")
     def _some_steps_are_run(self) -> DiffusionBackground:
         if self.steps is not None and int(self.steps * self.strength) < 1:
             msg = f"steps {self.steps} at strength {self.strength} runs no step: raise one of them"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_stays_in_memory(self) -> DiffusionBackground:
+        if self.compile and self.offload != "none":
+            msg = "compile needs the whole network in memory: set offload to 'none', or compile to false"
             raise ValueError(msg)
         return self
 

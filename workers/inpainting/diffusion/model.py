@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from shared.models import locate
 from shared.recipe import DiffusionBackground
 from workers.inpainting.diffusion.presets import bucket, settings
 from workers.inpainting.diffusion.prompts import prompt_for
+from workers.inpainting.diffusion.request import Picture, Request
 from workers.inpainting.finishing import finish_picture
 from workers.inpainting.framing import Framed, frame
 from workers.segmentation.u2net import SIDE, U2Net, normalize, to_tensor
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from shared.recipe import PictureGates, Recipe
-    from workers.inpainting.diffusion.engine import Engine, KandinskyEngine, Picture, Request
+    from workers.inpainting.diffusion.engine import Engine, KandinskyEngine
     from workers.inpainting.diffusion.presets import Settings
     from workers.stage import Work
 
@@ -74,17 +75,41 @@ class Generated:
     """Why it is still wrong after every try; None when it is not."""
 
 
+class Saliency(Protocol):
+    """A network that says how much each part of a picture stands out; `U2Net` is one. `run` is called from many threads."""
+
+    def load(self, threads: int) -> None:
+        """Read the weights. Raises `ModelMissingError`, `ModelCorruptError`."""
+        ...
+
+    def run(self, tensor: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the map of one input (3 x 320 x 320), 320 x 320, 0 to 1."""
+        ...
+
+
 class DiffusionModel:
-    """Satisfies `workers.stage.Model`: pictures generated in batches around the product."""
+    """Satisfies `workers.stage.Model`: pictures generated in batches around the product.
+
+    `saliency` looks for products that grew; None takes the starter model of segmentation.
+    """
 
     name = "diffusion"
 
-    def __init__(self, section: DiffusionBackground, models_dir: Path, *, max_bytes: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        section: DiffusionBackground,
+        models_dir: Path,
+        saliency: Saliency | None = None,
+        /,
+        *,
+        max_bytes: int,
+        max_pixels: int,
+    ) -> None:
         self._section = section
         self._models_dir = models_dir
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._engine: Engine | KandinskyEngine | None = None
-        self._saliency = U2Net(models_dir)
+        self._saliency: Saliency = saliency or U2Net(models_dir)
 
     def reads(self, recipe: Recipe) -> tuple[str, ...]:
         """Read the photo and its cut-out."""
@@ -100,7 +125,7 @@ class DiffusionModel:
         import torch  # noqa: PLC0415 - heavy
 
         from workers.devices import device_for, dtype_for  # noqa: PLC0415 - imports torch
-        from workers.inpainting.diffusion.engine import Request, load_engine  # noqa: PLC0415 - imports diffusers
+        from workers.inpainting.diffusion.engine import load_engine  # noqa: PLC0415 - imports diffusers
 
         torch.set_num_threads(threads)
         cv2.setNumThreads(1)  # `prepare` and `finish` already run in many threads
@@ -111,7 +136,10 @@ class DiffusionModel:
         chosen = settings(self._section, self._engine.native)
         side = bucket(1, 1, chosen.resolution)
         grey = np.full((side[1], side[0], 3), 127, np.uint8)
-        self._engine.generate([Request(grey, np.ones(grey.shape[:2], np.float32), "warm-up", "", 0)], chosen)
+        warm_up = Request(grey, np.ones(grey.shape[:2], np.float32), "warm-up", "", 0)
+        # A compiler takes the first size as it is and learns from the second that sizes vary: the third costs nothing.
+        for count in (1, 2) if self._section.compile else (1,):
+            self._engine.generate([warm_up] * count, replace(chosen, steps=2, strength=1.0))
 
     def prepare(self, work: Work) -> Prepared:
         """Decode, frame, and make what is generated from. Raises `PictureError`, `NoProductError`."""
@@ -144,14 +172,15 @@ class DiffusionModel:
         return [list(pictures) for pictures in zip(*variants, strict=True)]
 
     def _variant(self, batch: Sequence[Prepared], number: int) -> list[Generated]:
-        from workers.inpainting.diffusion.engine import Request  # noqa: PLC0415 - imports diffusers
-
         assert self._engine is not None  # noqa: S101 - for the type checker; the worker loads before it runs
         done: dict[int, Generated] = {}
         waiting = list(range(len(batch)))
         for attempt in range(batch[0].reseeds + 1):
             seeds = {i: (batch[i].seeds[number] + attempt * _RESEED) % _MAX_SEED for i in waiting}
-            requests = [_request(Request, batch[i], seeds[i]) for i in waiting]
+            requests = [
+                Request(batch[i].image, batch[i].mask, batch[i].prompt, batch[i].negative_prompt, seeds[i])
+                for i in waiting
+            ]
             pictures = self._engine.generate(requests, batch[0].settings)
             for i, picture in zip(waiting, pictures, strict=True):
                 done[i] = Generated(picture.rgb, seeds[i], attempt + 1, fault(picture, batch[i].gates))
@@ -166,7 +195,7 @@ class DiffusionModel:
         artifacts, reasons, measures = {}, [], []
         for number, variant in enumerate(output, 1):
             height, width = item.product.alpha.shape
-            background = cv2.resize(variant.rgb, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+            background = _resized(variant.rgb, (width, height))
             picture, doubts, measured = finish_picture(work.recipe, item.product, background, generated=True)
             artifacts["image" if number == 1 else f"image_{number}"] = picture
             growth = None if section.max_growth is None else self._growth(variant.rgb, item.mask)
@@ -235,11 +264,13 @@ def _around(product: Framed, size: tuple[int, int], *, framed: bool) -> NDArray[
     if framed:
         share = product.alpha[..., None].astype(np.float32) / 255
         rgb = np.rint(product.source * share + _CANVAS * (1 - share)).astype(np.uint8)
-    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return _resized(rgb, size)
 
 
-def _request(kind: type[Request], item: Prepared, seed: int) -> Request:
-    return kind(item.image, item.mask, item.prompt, item.negative_prompt, seed)
+def _resized(rgb: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Scale to `size` (width, height): averaged when it gets smaller, smoothed when it gets larger."""
+    smaller = size[0] * size[1] < rgb.shape[0] * rgb.shape[1]
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC).astype(np.uint8)
 
 
 def _section(recipe: Recipe) -> DiffusionBackground:

@@ -17,8 +17,7 @@ class Preset:
 
     resolution: int
     """Side of the square whose area the model was trained to fill, in pixels."""
-    scheduler: str | None = "dpm"
-    """None keeps the one that the model was published with."""
+    scheduler: str = "dpm"
     steps: int = 25
     guidance: float = 7.5
 
@@ -28,9 +27,10 @@ PRESETS: Mapping[str, Preset] = {
     "sd15": Preset(512),
     "sd2": Preset(512),
     "sdxl": Preset(1024, guidance=7.0),
-    # Its decoder starts from an image embedding, and is published with DDPM; guidance 4 is its own default.
-    "kandinsky-2.2": Preset(512, scheduler=None, steps=50, guidance=4.0),
+    # Its network learned the variance that only its own scheduler (DDPM) makes use of; 50 and 4 are the library's example and default.
+    "kandinsky-2.2": Preset(512, scheduler="published", steps=50, guidance=4.0),
 }
+"""All of them were published in half precision, or are known to run in it; only SDXL's autoencoder overflows, and is seen to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Settings:
     """How one batch is generated: a recipe's settings with the preset's in the gaps."""
 
     resolution: int
-    scheduler: str | None
+    scheduler: str
     steps: int
     guidance: float
     strength: float
@@ -46,7 +46,7 @@ class Settings:
 
 def settings(section: DiffusionBackground, native: int) -> Settings:
     """Fill a recipe's gaps; `native` is the resolution of a model that is no preset, from its own configuration."""
-    preset = PRESETS.get(section.weights, Preset(native, scheduler=None))
+    preset = PRESETS.get(section.weights, Preset(native, scheduler="published"))
     return Settings(
         resolution=section.resolution or preset.resolution,
         scheduler=section.scheduler or preset.scheduler,
@@ -58,12 +58,12 @@ def settings(section: DiffusionBackground, native: int) -> Settings:
 
 RATIOS = (1 / 2, 9 / 16, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9, 2.0)
 """Width by height of the buckets: few, so that batches fill."""
+UNIT = 64
+"""Pixels that both sides are multiples of: latents of eight pixels, halved three times. Other sizes are padded inside the network, or refused."""
 
 
 def bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
     """Return the width and height to generate for a frame: the nearest of `RATIOS`, of about `resolution` squared pixels."""
     ratio = min(RATIOS, key=lambda ratio: max(ratio * height / width, width / (ratio * height)))
-    # Three halvings of latents of eight pixels each: other sizes would be padded inside the network.
-    unit = max(8, resolution // 8 // 8 * 8)
     sides = (resolution * ratio**0.5, resolution / ratio**0.5)
-    return max(unit, round(sides[0] / unit) * unit), max(unit, round(sides[1] / unit) * unit)
+    return max(UNIT, round(sides[0] / UNIT) * UNIT), max(UNIT, round(sides[1] / UNIT) * UNIT)
