@@ -22,7 +22,7 @@ from shared.errors import ItemError, StorageError
 from shared.jobs import read_items
 from shared.keys import STAGES
 from shared.pictures import decode, thumbnail
-from shared.plan import Plan, chosen
+from shared.plan import Plan, chosen, picture_kinds
 from shared.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ class Collector:
         timings = {stage: round(_worked(provenance), 3) for stage, provenance in stages.items()}
         measures = [provenance.get("measures", {}) for provenance in stages.values()]
         facts = {str(name): str(value) for found in measures for name, value in found.items()}
+        facts |= _written(record.get("details", {}))
         return Card(
             index=item.index,
             key=item.key,
@@ -192,9 +193,10 @@ class Collector:
         # Relative, so that report and catalogue can be moved together.
         return quote(os.fsencode(os.path.relpath(f"{url}/{key}", folder)))
 
-    def _pictures(self, item: Item, name: Any) -> dict[str, bytes]:
-        pictures = {}
-        for kind in ("source", "mask", "cutout", "image"):
+    def _pictures(self, item: Item, name: Any) -> dict[str, list[bytes]]:
+        """Make the thumbnails by kind; variants are further pictures of the kind `image`."""
+        pictures: dict[str, list[bytes]] = {}
+        for kind in ("source", "mask", "cutout", *picture_kinds(self._job.recipe)):
             storage, key = (self._source, item.key) if kind == "source" else (self._destination, name(kind))
             try:
                 data = storage.get(key, limit=self._settings.max_bytes * 4).data
@@ -210,8 +212,21 @@ class Collector:
             except (ItemError, StorageError, OSError):
                 continue  # a failed item has only some of its pictures; the card says why
             transparent = image.mode in {"RGBA", "LA"}
-            pictures[kind] = thumbnail(image, SIDE, checkerboard=transparent)
+            pictures.setdefault(kind.partition("_")[0], []).append(thumbnail(image, SIDE, checkerboard=transparent))
         return pictures
+
+
+def _written(details: dict[str, Any]) -> dict[str, str]:
+    """Return what a vision-language model wrote beside the description, by language and name."""
+    facts: dict[str, str] = {}
+    for language, entry in details.items():
+        texts = {**entry, **entry.get("attributes", {})}
+        facts |= {
+            f"{language} {name}": text
+            for name, text in texts.items()
+            if name != "description" and isinstance(text, str) and text
+        }
+    return facts
 
 
 def _worked(provenance: dict[str, Any]) -> float:

@@ -100,6 +100,7 @@ def test_every_photo_goes_through_the_three_production_stages(shop: Path) -> Non
         assert np.abs(pictures[0].astype(int) - pictures[1]).mean() > 1
     page = (shop / "report.html").read_text()
     assert "broken.jpg" in page
+    assert page.count('alt="Variant 2: ') == 4
     done, again = run(shop)
     assert (again["done"], again["skipped"], again["failed"]) == (4, 4, 1), done.stderr
 

@@ -52,7 +52,7 @@ def read(kind: Any, folder: Path, section: DiffusionBackground, dtype: torch.dty
 
 
 def _checker(folder: Path, *, wanted: bool) -> dict[str, Any]:
-    """Return the options that drop a safety checker. Those we fetch come without its weights, but their index still names it."""
+    """Return the options that drop a safety checker. One from elsewhere may lack its weights while its index still names it."""
     index = json.loads((folder / "model_index.json").read_text())
     if not any(index.get("safety_checker") or ()):
         return {}
