@@ -18,6 +18,7 @@ GOOD = "a pair of white plimsolls with red soles"
         (GOOD, []),
         ("", ["caption_empty"]),
         ("... 123 !", ["caption_empty"]),
+        ("+X\ufffd \ufffd y", ["caption_empty"]),
         ("a shoe and a shoe and a shoe and a shoe", ["caption_loop"]),
         ("red red red red red", ["caption_loop"]),
         ("very very large red bag", []),

@@ -59,7 +59,9 @@ def caption_faults(text: str, prompt: str = "", stop_words: Iterable[str] = ()) 
 
     Of `caption_empty`, `caption_loop`, `caption_echo`, `caption_long` and `caption_stop_word`.
     """
-    if not any(char.isalpha() for char in text):
+    letters = sum(char.isalpha() for char in text)
+    # Less than half letters is no sentence, but bytes that did not become words.
+    if not letters or 2 * letters < len("".join(text.split())):
         return ["caption_empty"]
     found, asked = words(text), words(prompt)
     faults = []
