@@ -114,6 +114,15 @@ def test_no_masks_are_no_product() -> None:
         choose(np.zeros((0, SIDE, SIDE), np.bool_), nothing, nothing)
 
 
+def test_a_mask_too_small_for_the_grid_is_passed_over() -> None:
+    """One that vanished when the masks were reduced counts for nothing, beside others and alone."""
+    kinds, *numbers = shapes(mug=MUG, speck=np.zeros_like(MUG), backdrop=~MUG)
+    assert names(kinds, choose(*numbers)) == {"mug"}
+    _, *numbers = shapes(speck=np.zeros_like(MUG))
+    with pytest.raises(NoProductError):
+        choose(*numbers)
+
+
 def test_an_even_contest_is_unsure() -> None:
     """Two things that nothing tells apart, not even a backdrop, leave no lead; one product alone leaves a large one."""
     kinds, *numbers = shapes(bottle=ellipse(69.5, 128, 30, 60), can=ellipse(185.5, 128, 30, 60))

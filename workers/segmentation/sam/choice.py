@@ -91,7 +91,8 @@ def choose(masks: Flags, predicted_iou: Floats, stability: Floats, prior: Floats
     grounded = prior is not None or bool((looks.backdrop >= 1).any())
     alone = looks.weight * np.array([_agreement(mask, evidence) for mask in masks], np.float32)
     answers = [_Answer([index], float(score), masks[index]) for index, score in enumerate(alone)]
-    for start in np.argsort(-alone, kind="stable")[: _STARTS if grounded else 0]:
+    starts = [index for index in np.argsort(-alone, kind="stable")[:_STARTS] if alone[index] > 0]
+    for start in starts if grounded else ():
         members = _grow(int(start), masks, looks, evidence, strict=prior is None)
         union = cast("Flags", masks[members].any(axis=0))
         score = float(looks.weight[start]) * _agreement(union, evidence) * _SIMPLE ** (len(members) - 1)
@@ -156,7 +157,7 @@ def _grow(main: int, masks: Flags, looks: _Looks, evidence: Floats, *, strict: b
     With `strict`, where only the candidates' own looks speak, a candidate apart from the product must be its equal.
     """
     members, union = [main], masks[main].copy()
-    left = [int(index) for index in np.argsort(-looks.weight, kind="stable") if looks.backdrop[index] < 1]
+    left = [int(index) for index in np.argsort(-looks.weight, kind="stable") if looks.weight[index] > 0]
     changed = True
     while changed:  # a part may touch the product only through another
         changed = False
