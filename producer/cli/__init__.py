@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import version
 
 import typer
 from typer._click.exceptions import ClickException  # typer carries its own click and exports no base class
@@ -25,6 +26,22 @@ jobs.register(app)
 services.register(app)
 doctor.register(app)
 app.add_typer(models.app, name="models")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("vitrina"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+    ),
+) -> None:
+    """Turn raw product photos into a catalogue: cut out, on a clean background, described in English and Russian."""
+    del show_version  # its callback has ended the program
 
 
 def main() -> None:

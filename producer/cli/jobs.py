@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from shared.broker import make_app
 from shared.errors import JobForgottenError, JobNotFoundError, StorageRefusedError, UsageError
 from shared.jobs import Job, load_summary, save_summary
 from shared.keys import STAGES
-from shared.progress import Counts, Progress, broker_errors, connect
+from shared.progress import Counts, Failure, Progress, broker_errors, connect
 from shared.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -137,7 +138,23 @@ def run_job(session: Session, report: Path | None, look_after: Callable[[], None
     summary = session.finish(time.monotonic() - start, report)
     if not summary.items:
         err.print(f"no photos at {session.job.source}: check the address", soft_wrap=True)
+    tell_failures(session, summary)
     return summary
+
+
+def tell_failures(session: Session, summary: Summary) -> None:
+    """Print how many items failed for which reason, and one of each."""
+    if not summary.failed:
+        return
+    reasons: Counter[str] = Counter()
+    examples: dict[str, Failure] = {}
+    for failure in session.progress.failures():
+        reasons[failure.reason] += 1
+        examples.setdefault(failure.reason, failure)
+    for reason, number in reasons.most_common():
+        example = examples[reason]
+        more = f" and {number - 1} more" if number > 1 else ""
+        err.print(f"  {reason}: {example.key}{more}: {example.detail}", soft_wrap=True, markup=False)
 
 
 def tell(summary: Summary, *, as_json: bool) -> int:

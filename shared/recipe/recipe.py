@@ -27,6 +27,20 @@ class Recipe(Section):
     picture: Picture = Picture()
     caption: Caption = LabelsCaption()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_models(cls, data: Any) -> Any:
+        """Let a section leave out its `model`: the starter one is meant."""
+        if not isinstance(data, dict):
+            return data
+        starters = {"segmentation": "saliency", "background": "studio", "caption": "labels"}
+        named = {
+            name: {"model": starter, **data[name]}
+            for name, starter in starters.items()
+            if isinstance(data.get(name), dict)
+        }
+        return {**data, **named}
+
     @model_validator(mode="after")
     def _transparency_needs_alpha(self) -> Recipe:
         if self.background.model == "transparent" and self.picture.format == "jpeg":

@@ -128,7 +128,7 @@ def test_a_message_with_one_wrong_field_is_refused(field: str, value: Any) -> No
         ({"backgrond": {}}, ["backgrond", "background"]),
         ({"background": {"model": "studio", "colour": "#fff"}}, ["background.studio.colour", "color", "shadow"]),
         ({"background": {"model": "lava"}}, ["background", "studio", "transparent"]),
-        ({"background": {"color": "#ffffff"}}, ["background", "model"]),
+        ({"background": {"image": "wall.jpg"}}, ["background.studio.image", "model", "shadow"]),
         ({"background": {"model": "color", "color": "red"}}, ["background.color.color", "red"]),
         ({"background": {"model": "transparent"}}, ["transparent", "png"]),
         ({"picture": {"quality": 101}}, ["picture.quality", "100", "101"]),
@@ -188,3 +188,14 @@ def test_a_number_that_json_cannot_write_is_refused() -> None:
         Recipe.from_mapping({"background": {"model": "studio", "shadow": float("inf")}})
     with pytest.raises(RecipeError, match="min_brightness"):
         Recipe.from_mapping({"picture": {"gates": {"min_brightness": float("inf")}}})
+
+
+def test_a_section_without_a_model_means_the_starter_one() -> None:
+    """Every field has a default, `model` too."""
+    recipe = Recipe.from_mapping({"caption": {"languages": ["en"]}, "background": {"shadow": 0.1}, "segmentation": {}})
+    assert (recipe.segmentation.model, recipe.background.model, recipe.caption.model) == (
+        "saliency",
+        "studio",
+        "labels",
+    )
+    assert recipe.caption.languages == ("en",)
