@@ -249,3 +249,25 @@ class Progress:
     def _expire(self, pipe: Pipeline) -> None:
         for name in (self._info, self._failures, *self._bitmaps(), *map(self._attempts, STAGES)):
             pipe.expire(name, KEEP_SECONDS)
+
+
+class NoProgress(Progress):
+    """The progress of a job whose broker has gone with it: nothing is known, as of a job that a broker has forgotten."""
+
+    def __init__(self) -> None:
+        """Ask nobody."""
+
+    def destination(self) -> None:
+        """Know of no records."""
+
+    def counts(self) -> Counts:
+        """Count nothing."""
+        return Counts(0, listed=False, stages=dict.fromkeys(STAGES, 0), done=0, needs_review=0, failed=0, skipped=0)
+
+    def failures(self) -> Iterator[Failure]:
+        """Know of no failure."""
+        return iter(())
+
+    def outcome_bits(self) -> tuple[bytes, bytes, bytes]:
+        """Know of no outcome."""
+        return b"", b"", b""

@@ -34,7 +34,7 @@ from shared.broker import make_app
 from shared.errors import JobForgottenError, JobNotFoundError, StorageRefusedError, UsageError
 from shared.jobs import Job, load_summary, save_summary
 from shared.keys import STAGES
-from shared.progress import Counts, Failure, Progress, broker_errors, connect
+from shared.progress import Counts, Failure, NoProgress, Progress, broker_errors, connect
 from shared.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -65,17 +65,21 @@ class Session:
         self.source = source
         self.destination = destination
         self.settings = settings
-        self.progress = Progress(connect(settings), job.id)
+        self.progress: Progress = Progress(connect(settings), job.id)
 
     @classmethod
     def reopen(cls, job: str, out: str | None, settings: Settings) -> Session:
         """Open a job that was submitted before. Raises `JobNotFoundError`."""
+        # Without --broker, a job whose records were named ran on embedded services, and they have gone.
+        gone = out is not None and "broker" not in settings.model_fields_set
         where = address(out) if out else Progress(connect(settings), job).destination()
         if where is None:
             raise JobNotFoundError(f"the broker knows no job {job}: give --out, or check the id and --broker")
         destination = open_storage(where, settings)
         record = Job.load(job, destination)
-        return cls(record, open_storage(record.source, settings), destination, settings)
+        session = cls(record, open_storage(record.source, settings), destination, settings)
+        session.progress = NoProgress() if gone else session.progress
+        return session
 
     def feed(self, show: Callable[[Counts], None]) -> None:
         """Submit every photo of the manifest, or of the source where there is none."""

@@ -83,8 +83,11 @@ def register(app: typer.Typer) -> None:
             broker = stack.settings.broker.get_secret_value()
             err.print(f"broker    {broker}\nS3        {stack.settings.endpoint_url}  (bucket {BUCKET})")
             err.print(f"Flower    {stack.flower_url}\nlogs      {folder}/logs\nCtrl-C stops everything", soft_wrap=True)
+            keys = (
+                "VITRINA_ACCESS_KEY_ID=vitrina VITRINA_SECRET_ACCESS_KEY=vitrina"  # the embedded server's, on loopback
+            )
             err.print(
-                f"try: vitrina run PHOTOS --out s3://{BUCKET}/catalogue --broker {broker}"
+                f"try: {keys} vitrina run PHOTOS --out s3://{BUCKET}/catalogue --broker {broker}"
                 f" --endpoint-url {stack.settings.endpoint_url}",
                 soft_wrap=True,
             )

@@ -161,6 +161,18 @@ def test_the_record_of_an_item_tells_everything_that_led_to_it(
     assert record["recipe"]["background"]["model"] == "studio"
 
 
+def test_a_job_can_be_told_and_reported_when_its_services_have_gone(
+    first: subprocess.CompletedProcess[str], shop: Path, tmp_path: Path
+) -> None:
+    """What `run` started ended with it; the records are enough."""
+    job = last_line(first)["job"]
+    told = vitrina("status", job, "--out", str(shop / "out"))
+    assert (told.returncode, f"{len(GOOD)} of {len(GOOD) + len(BAD)} done" in told.stdout) == (1, True), told.stderr
+    report = vitrina("report", job, "--out", str(shop / "out"), "--to", str(tmp_path / "again.html"))
+    assert report.returncode == 0, report.stderr
+    assert "mug.jpg" in (tmp_path / "again.html").read_text()
+
+
 def test_running_again_skips_what_is_done(first: subprocess.CompletedProcess[str], shop: Path) -> None:
     """Only what failed before is tried again."""
     assert first.stdout
