@@ -48,13 +48,13 @@ class Summary:
     """Of the done: made by an earlier job."""
     seconds: float
     images_per_second: float
-    """Of the items that were not skipped."""
+    """Of the items that were made: neither skipped nor failed."""
     report: str | None = None
 
     @classmethod
     def of(cls, job: str, counts: Counts, seconds: float) -> Summary:
         """Sum up a job that took `seconds`."""
-        made = counts.done + counts.failed - counts.skipped
+        made = counts.done - counts.skipped  # a photo that cannot be read takes no time worth counting
         rate = made / seconds if seconds > 0 else 0.0
         return cls(
             job=job,

@@ -172,7 +172,7 @@ def tell(summary: Summary, *, as_json: bool) -> int:
         err.print(f"report: {summary.report}", soft_wrap=True)
     if as_json:
         print_json(summary.to_dict())
-    return 1 if summary.failed else 0
+    return 1 if summary.failed or not summary.items else 0
 
 
 def tell_status(session: Session, *, watch: bool, as_json: bool) -> int:
