@@ -22,7 +22,9 @@ import psutil
 
 from producer.embedded import Broker, Worker
 from producer.follow import follow
-from producer.submit import Submitter, create_job, list_photos
+from producer.listing import list_photos
+from producer.session import create_job
+from producer.submit import Submitter
 from shared.broker import make_app
 from shared.jobs import read_items
 from shared.keys import STAGES
@@ -129,7 +131,7 @@ def run_job(settings: Settings, keys: int, folder: Path) -> tuple[float, Watch, 
         def count(counts: object) -> None:
             watch.sent = counts.done + counts.failed  # type: ignore[attr-defined] # the job's counts
 
-        Submitter(app, progress, job, destination, window=settings.window).feed(list_photos(source, destination), count)
+        Submitter(app, progress, job, destination, window=settings.window, tick=count).feed(list_photos(source, destination))
         counts = follow(progress, count)
         seconds = time.perf_counter() - start
         watch.stop()

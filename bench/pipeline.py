@@ -19,8 +19,10 @@ from pathlib import Path
 
 from producer.embedded import Stack
 from producer.follow import follow
+from producer.listing import list_photos
 from producer.samples import write_samples
-from producer.submit import Submitter, create_job, list_photos
+from producer.session import create_job
+from producer.submit import Submitter
 from shared.broker import make_app
 from shared.keys import STAGES
 from shared.plan import Outputs, Plan, chosen

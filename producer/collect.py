@@ -14,15 +14,18 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import yaml
 from PIL import Image
 
 from producer.report import Card, write_report
 from producer.report import Summary as Page
+from producer.report.facts import evidence_of, facts_of
 from shared.errors import ItemError, StorageError
 from shared.jobs import read_items
 from shared.keys import STAGES
 from shared.pictures import decode, thumbnail
 from shared.plan import Plan, chosen, picture_kinds
+from shared.progress import bit
 from shared.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -73,7 +76,7 @@ class Collector:
             job=self._job.id,
             source=self._job.source,
             destination=self._job.destination,
-            recipe_text=self._job.recipe.to_json().decode(),
+            recipe_text=yaml.safe_dump(self._job.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
             items=summary.items,
             done=summary.done - summary.needs_review,
             needs_review=summary.needs_review,
@@ -97,11 +100,11 @@ class Collector:
         ranks: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
         for item in read_items(self._destination, self._job.id):
             failure = failures.get(item.index)
-            if failure is None and not _bit(done, item.index):
+            if failure is None and not bit(done, item.index):
                 continue  # not finished yet, or a failure past the limit
-            rank = ranks[0 if failure else 1 if _bit(review, item.index) else 2]
+            rank = ranks[0 if failure else 1 if bit(review, item.index) else 2]
             if len(rank) < limit:
-                rank.append((item, failure, not _bit(ran, item.index)))
+                rank.append((item, failure, not bit(ran, item.index)))
         return [*ranks[0], *ranks[1], *ranks[2]]
 
     def _stored_rows(self, limit: int) -> list[Row]:
@@ -155,34 +158,29 @@ class Collector:
                 index=item.index,
                 key=failure.key,
                 outcome="failed",
-                skipped=False,
+                fields=item.fields,
                 reasons=(failure.reason,),
                 detail=failure.detail,
-                captions={},
-                pictures={},
-                links={},
-                timings={},
-                facts={},
             )
         outputs = self._plan.outputs(item.key, item.etag, item.fields)
         record = self._record(item) if failure is None else {}
         stages = record.get("stages", {})
         timings = {stage: round(_worked(provenance), 3) for stage, provenance in stages.items()}
-        measures = [provenance.get("measures", {}) for provenance in stages.values()]
-        facts = {str(name): str(value) for found in measures for name, value in found.items()}
-        facts |= _written(record.get("details", {}))
         return Card(
             index=item.index,
             key=item.key,
             outcome="failed" if failure else record["outcome"],
+            fields=item.fields,
             skipped=skipped and failure is None,
             reasons=(failure.reason,) if failure else tuple(record.get("reasons", ())),
+            evidence=evidence_of(record),
             detail=failure.detail if failure else "",
             captions=record.get("captions", {}),
             pictures=self._pictures(item, outputs.key),
             links={kind: self._address(key, folder) for kind, key in record.get("outputs", {}).items()},
             timings=timings,
-            facts=facts,
+            # What the manifest says now: an older record knows only what it was told then.
+            facts=facts_of({**record, "fields": item.fields}),
         )
 
     def _address(self, key: str, folder: Path) -> str:
@@ -216,26 +214,7 @@ class Collector:
         return pictures
 
 
-def _written(details: dict[str, Any]) -> dict[str, str]:
-    """Return what a vision-language model wrote beside the description, by language and name."""
-    facts: dict[str, str] = {}
-    for language, entry in details.items():
-        texts = {**entry, **entry.get("attributes", {})}
-        facts |= {
-            f"{language} {name}": text
-            for name, text in texts.items()
-            if name != "description" and isinstance(text, str) and text
-        }
-    return facts
-
-
 def _worked(provenance: dict[str, Any]) -> float:
     # Waiting for the batch is the queue's time, not the item's.
     phases: dict[str, float] = provenance.get("seconds", {})
     return sum(spent for phase, spent in phases.items() if phase != "wait")
-
-
-def _bit(bits: bytes, index: int) -> bool:
-    # Redis numbers bits from the most significant one of each byte.
-    byte = index >> 3
-    return byte < len(bits) and bool(bits[byte] & (0x80 >> (index & 7)))

@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import redis
 from pydantic import SecretStr
 
+from producer.launch import env_for, worker_command
 from shared.errors import BrokerError, UsageError, VitrinaError
 
 if TYPE_CHECKING:
@@ -72,13 +73,6 @@ def free_port(preferred: int = 0) -> int:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
     raise EmbeddedError("no free port on 127.0.0.1")
-
-
-def env_for(settings: Settings) -> dict[str, str]:
-    """Return the settings as `VITRINA_*` variables for a child process. The one place where secrets are revealed."""
-    values = {name: getattr(settings, name) for name in type(settings).model_fields}
-    plain = {n: v.get_secret_value() if isinstance(v, SecretStr) else v for n, v in values.items()}
-    return {f"VITRINA_{name.upper()}": str(value) for name, value in plain.items() if value is not None}
 
 
 def _find_prctl() -> Callable[[int, int], int] | None:
@@ -270,16 +264,6 @@ class Flower(Service):
     def ready(self) -> bool:
         """Whether it answers over HTTP."""
         return _answers(self.url)
-
-
-def worker_command(stage: StageName, settings: Settings, *, app: str = "workers.app") -> list[str]:
-    """Return the command line of a stage's Celery worker.
-
-    It is named after the stage and this process, which becomes or owns the worker: two of one stage on a host, one per GPU, are told apart.
-    """
-    name = f"{stage}-{os.getpid()}@%h"
-    command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", stage, "-n", name]
-    return [*command, "-P", "threads", "-c", str(settings.threads), "--without-gossip", "--without-mingle"]
 
 
 class Worker(Service):

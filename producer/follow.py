@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from rich.console import Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,7 +19,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from producer.patience import patiently
 from shared.errors import JobDamagedError
 from shared.keys import STAGES
 
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from shared.progress import Progress as JobProgress
 
 POLL_SECONDS = 0.25
+LOOK_SECONDS = 2.0
 QUIET_SECONDS = 15.0
 """Between two lines where there is no terminal."""
 LABELS = {"segmentation": "cutting out", "inpainting": "background", "captioning": "describing"}
@@ -85,11 +91,14 @@ class Summary:
 class Display(AbstractContextManager["Display"]):
     """Shows counts as they come: bars on a terminal, a line every `QUIET_SECONDS` elsewhere."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, around: Callable[[], str] | None = None) -> None:
+        """`around` tells what to show below the bars, asked for every `LOOK_SECONDS`."""
         self._console = console
-        self._live: Progress | None = None
+        self._around = around
+        self._looked = 0.0
+        self._live: Live | None = None
         if console.is_terminal:
-            self._live = Progress(
+            self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description:<12}"),
                 BarColumn(bar_width=None),
@@ -99,7 +108,8 @@ class Display(AbstractContextManager["Display"]):
                 TextColumn("{task.fields[note]}"),
                 console=console,
             )
-            self._bars = {stage: self._live.add_task(LABELS[stage], total=None, note="") for stage in STAGES}
+            self._live = Live(self._progress, console=console, refresh_per_second=8)
+            self._bars = {stage: self._progress.add_task(LABELS[stage], total=None, note="") for stage in STAGES}
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -114,15 +124,19 @@ class Display(AbstractContextManager["Display"]):
     def show(self, counts: Counts) -> None:
         """Show the newest counts."""
         note = f"{counts.failed} failed" if counts.failed else ""
+        note = counts.state if counts.state != "running" else note
         if self._live:
             for stage in STAGES:
                 last = stage == STAGES[-1]
-                self._live.update(
+                self._progress.update(
                     self._bars[stage],
                     total=max(1, counts.items) if counts.items else None,
                     completed=counts.stages[stage],
                     note=note if last else "",
                 )
+            if self._around and time.monotonic() - self._looked >= LOOK_SECONDS:
+                self._looked = time.monotonic()
+                self._live.update(Group(self._progress, Text(self._around(), style="dim")))
         elif time.monotonic() - self._last_line >= QUIET_SECONDS:
             self._last_line = time.monotonic()
             through = ", ".join(f"{LABELS[stage]} {counts.stages[stage]}" for stage in STAGES)
@@ -131,9 +145,10 @@ class Display(AbstractContextManager["Display"]):
 
 def follow(progress: JobProgress, show: Callable[[Counts], None]) -> Counts:
     """Wait until nothing of the job is left to do, and return its final counts. Raises `BrokerError`."""
+    counts = progress.counts()
     while True:
-        counts = progress.counts()
         show(counts)
         if counts.finished:
             return counts
         time.sleep(POLL_SECONDS)
+        counts = patiently(progress.counts, partial(show, counts))

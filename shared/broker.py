@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from celery import Celery
 from kombu import Queue
 
-from shared.keys import STAGES
+from shared.keys import QUEUES, STAGES
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -46,6 +46,8 @@ def make_app(settings: Settings) -> Celery:
             # kombu sweeps every interval x throttle seconds; its defaults (10 x 10) redeliver minutes late.
             "unacked_restore_interval": min(5, settings.visibility_timeout / 4),
             "unacked_restore_throttle": 1,
+            # A worker takes from the first of its queues that has anything: the one of priority comes first.
+            "queue_order_strategy": "priority",
             "socket_timeout": 30,
             "socket_connect_timeout": 5,
             "health_check_interval": 25,
@@ -69,8 +71,8 @@ def make_app(settings: Settings) -> Celery:
         # JSON only: a message can never run code.
         task_serializer="json",
         accept_content=["json"],
-        # Queues are the three stages and nothing else: a misspelt one is an error, not a place to get lost in.
-        task_queues=[Queue(stage, routing_key=stage) for stage in STAGES],
+        # Two queues per stage and nothing else: a misspelt one is an error, not a place to get lost in.
+        task_queues=[Queue(name, routing_key=name) for name in QUEUES],
         task_routes={stage: {"queue": stage} for stage in STAGES},
         task_create_missing_queues=False,
         task_default_queue=STAGES[0],

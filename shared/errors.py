@@ -41,6 +41,18 @@ class JobForgottenError(JobNotFoundError):
     """The broker has no record of the job: it was lost, or the message is older than the record is kept."""
 
 
+class LeaseHeldError(UsageError):
+    """Another process holds the right to do this."""
+
+    reason = "held"
+
+
+class LeaseLostError(VitrinaError):
+    """Another process has taken over, since this one did not renew its right in time."""
+
+    reason = "held"
+
+
 class JobDamagedError(VitrinaError):
     """A record of the job cannot be read; the message names it."""
 
@@ -140,6 +152,12 @@ class WorkerLostError(ItemError):
     reason = "worker_lost"
 
 
+class JobCancelledError(ItemError):
+    """The job was cancelled before this item was made: `vitrina retry JOB --reason cancelled` runs it after all."""
+
+    reason = "cancelled"
+
+
 class StageFailedError(ItemError):
     """A model or a stage raised something unexpected on this item; the log has the traceback."""
 
@@ -175,6 +193,10 @@ class BrokerError(VitrinaError):
 
     reason = "broker"
     retryable = True
+
+
+class ProgressLostError(BrokerError):
+    """The broker came back empty: what is known of the job must be worked out from storage again."""
 
 
 class OutOfMemoryError(VitrinaError):

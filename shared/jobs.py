@@ -1,18 +1,21 @@
 """A job's records in the output storage: what it was asked to do, which items it has, how it ended.
 
-jobs/<id>/job.json                 source, destination, time of creation, whether items have fields
+jobs/<id>/job.json                 source, destination, time of creation, which photos were asked for, whether items have fields
 jobs/<id>/recipe.json              the whole recipe, never changed
 jobs/<id>/items/<first index>.jsonl  the items in the order they were listed, one file per page
+jobs/<id>/listed.json              how many items there are, once all are listed
+jobs/<id>/failures.jsonl           the items that failed, and why
 jobs/<id>/summary.json             the outcome
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import JobDamagedError, JobNotFoundError, ObjectMissingError
@@ -23,6 +26,7 @@ from shared.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from shared.messages import Photo
     from shared.storage import Storage
 
 _JSON = "application/json"
@@ -49,17 +53,25 @@ class Job:
     """Seconds since the epoch."""
     fields: bool = False
     """Whether a manifest says more of the items than their keys."""
+    selection: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Which photos of the source were asked for, as `producer.selection` writes it."""
+    priority: bool = False
+    """Whether its items go before those of other jobs."""
 
     def save(self, storage: Storage) -> None:
         """Write the record; the recipe first, since a job exists once `job.json` does."""
         prefix = job_prefix(self.id)
-        storage.put(prefix + "recipe.json", self.recipe.to_json(), content_type=_JSON)
+        recipe = self.recipe.to_json()
+        storage.put(prefix + "recipe.json", recipe, content_type=_JSON)
         record = {
             "version": 1,
             "source": self.source,
             "destination": self.destination,
             "created": self.created,
             "fields": self.fields,
+            "selection": dict(self.selection),
+            "priority": self.priority,
+            "recipe_sha256": hashlib.sha256(recipe).hexdigest(),
         }
         storage.put(prefix + "job.json", json.dumps(record, indent=2).encode(), content_type=_JSON)
 
@@ -69,33 +81,107 @@ class Job:
         prefix = job_prefix(job)
         try:
             record = _read_object(storage, prefix + "job.json")
-            recipe = _read_object(storage, prefix + "recipe.json")
+            recipe = storage.get(prefix + "recipe.json").data
         except ObjectMissingError:
             msg = f"there is no job {job} at {storage.url}: check the id and the address"
             raise JobNotFoundError(msg) from None
+        if record.get("recipe_sha256") not in {None, hashlib.sha256(recipe).hexdigest()}:
+            msg = f"{storage.url}/{prefix}recipe.json was changed, and a job's recipe never does: restore it, and use `vitrina rerun {job} --recipe FILE` for another"
+            raise JobDamagedError(msg)
         with _damage(storage, prefix + "job.json"):
             return cls(
                 id=job,
                 source=str(record["source"]),
                 destination=str(record["destination"]),
-                recipe=Recipe.from_mapping(recipe, origin=prefix + "recipe.json"),
+                recipe=Recipe.from_mapping(json.loads(recipe), origin=prefix + "recipe.json"),
                 created=float(record["created"]),
                 fields=bool(record.get("fields", False)),
+                selection=dict(record.get("selection", {})),
+                priority=bool(record.get("priority", False)),
             )
 
 
+def list_jobs(storage: Storage) -> Iterator[str]:
+    """Yield the ids of the jobs whose records are here, the oldest first."""
+    after = ""
+    # One look per job: what lies between a job's first record and the next job's is passed over.
+    while found := next(storage.list("jobs/", after=after), None):
+        job = found.key.split("/")[1]
+        yield job
+        after = job_prefix(job) + chr(0x10FFFF)
+
+
+class ItemList:
+    """A job's list of items as it is written, one page at a time; goes on where an earlier producer ended."""
+
+    def __init__(self, storage: Storage, job: str, page: Sequence[Item] = ()) -> None:
+        self._storage = storage
+        self._job = job
+        self._page = list(page)
+        # The last page, as long as it has room.
+        self.count = page[-1].index + 1 if page else 0
+        """Items listed so far."""
+        self.last = page[-1].key if page else ""
+        """Key of the last of them."""
+
+    @classmethod
+    def open(cls, storage: Storage, job: str) -> ItemList:
+        """Open the list where it ends. Raises `JobDamagedError`."""
+        last = None
+        for stat in storage.list(job_prefix(job) + "items/"):
+            last = stat.key
+        return cls(storage, job, list(_read_page(storage, job, last)) if last else ())
+
+    @property
+    def room(self) -> int:
+        """Items that still go on the last page."""
+        return PAGE - len(self._page) % PAGE
+
+    def append(self, photos: Sequence[Photo]) -> list[Item]:
+        """Write at most `room` photos down, before any of them is queued, so that the record knows them."""
+        if len(self._page) == PAGE:
+            self._page = []
+        items = [
+            Item(self._job, self.count + number, photo.key, photo.etag, fields=photo.fields)
+            for number, photo in enumerate(photos)
+        ]
+        self._page += items
+        save_items(self._storage, self._page)
+        self.count += len(items)
+        self.last = items[-1].key
+        return items
+
+
+def save_listed(storage: Storage, job: str, items: int) -> None:
+    """Record that all of a job's items are listed."""
+    storage.put(job_prefix(job) + "listed.json", json.dumps({"items": items}).encode(), content_type=_JSON)
+
+
+def load_listed(storage: Storage, job: str) -> bool:
+    """Tell whether all of a job's items are listed."""
+    return storage.head(job_prefix(job) + "listed.json") is not None
+
+
 def save_items(storage: Storage, items: Sequence[Item]) -> None:
-    """Write one page of consecutive items; must be called before any of them is enqueued, so that the record knows them."""
+    """Write one page of consecutive items."""
     key = f"{job_prefix(items[0].job)}items/{items[0].index:010d}.jsonl"
     # ASCII escapes carry names that are not Unicode as well: they are refused later, by name.
     lines = (json.dumps({"key": item.key, "etag": item.etag, **_some(item.fields)}) for item in items)
     storage.put(key, "\n".join(lines).encode() + b"\n", content_type="application/jsonl")
 
 
+def read_pages(storage: Storage, job: str, *, since: int = 0) -> Iterator[list[Item]]:
+    """Yield a job's items a page at a time, from the page of the index `since` on. Raises `JobDamagedError`."""
+    prefix = job_prefix(job) + "items/"
+    after = f"{prefix}{since // PAGE * PAGE - 1:010d}.jsonl" if since >= PAGE else ""
+    for stat in storage.list(prefix, after=after):
+        yield list(_read_page(storage, job, stat.key))
+
+
 def read_items(storage: Storage, job: str) -> Iterator[Item]:
     """Yield a job's items in order, one page in memory at a time. Raises `JobDamagedError`."""
-    for stat in storage.list(job_prefix(job) + "items/"):
-        yield from _read_page(storage, job, stat.key)
+    for page in read_pages(storage, job):
+        yield from page
 
 
 def read_page(storage: Storage, job: str, index: int) -> list[Item]:

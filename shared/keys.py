@@ -11,6 +11,15 @@ StageName = Literal["segmentation", "inpainting", "captioning"]
 STAGES: tuple[StageName, ...] = ("segmentation", "inpainting", "captioning")
 """In the order of the chain; also the names of the queues."""
 
+
+def queue_name(stage: StageName, *, priority: bool = False) -> str:
+    """Name a stage's queue: the stage itself, or the one that workers empty first."""
+    return f"{stage}.priority" if priority else stage
+
+
+QUEUES: tuple[str, ...] = tuple(queue_name(stage, priority=first) for stage in STAGES for first in (True, False))
+"""Every queue, in the order of the chain; a stage's worker empties the first of its two before it looks at the second."""
+
 # S3's own limit on a key, in UTF-8 bytes, less the 64 that an output's name adds.
 MAX_KEY_BYTES = 1024 - 64
 

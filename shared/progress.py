@@ -6,19 +6,20 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from shared.errors import BrokerError, UsageError
+from shared.errors import BrokerError, ProgressLostError, UsageError
 from shared.keys import STAGES, StageName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from redis.client import Pipeline
 
@@ -31,31 +32,70 @@ KEEP_SECONDS = 90 * 24 * 3600
 Its keys are made with this expiry before any item is sent, so that nothing stays of a job that nobody follows.
 """
 
+JOBS = "vitrina:jobs"
+"""Every job the broker knows, with the time of its start."""
+CHUNK = 1 << 20
+"""Bytes of a bitmap read at once."""
 FULL = "the broker's memory is full: let its queues drain, or raise its maxmemory"
 
-# A failure never overwrites a finished item: a message delivered twice may fail the second time. KEYS: failures, done, info.
-# ARGV: index, failure, seconds to keep.
-_FAIL = """
+State = Literal["running", "paused", "cancelled"]
+
+_FORGET_FAILURE = """
+local function forget_failure(failures, reasons, index)
+  local old = redis.call('HGET', failures, index)
+  if old then
+    redis.call('HINCRBY', reasons, cjson.decode(old)['reason'], -1)
+    redis.call('HDEL', failures, index)
+  end
+end
+"""
+# A failure never overwrites a finished item: a message delivered twice may fail the second time. KEYS: failures, done, info, reasons.
+# ARGV: index, failure, its reason, seconds to keep.
+_FAIL = (
+    _FORGET_FAILURE
+    + """
 if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
+forget_failure(KEYS[1], KEYS[4], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('HINCRBY', KEYS[4], ARGV[3], 1)
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[4], ARGV[4])
 redis.call('HSET', KEYS[3], 'changed', redis.call('TIME')[1])
 return 1
 """
+)
 # In one step, so that no count ever sees an item both done and failed. KEYS: done, attempts, ran in an earlier stage, ran, review,
-# failures, info. ARGV: index, whether this stage ran, whether to review, whether it is the last stage.
-_FINISH = """
+# failures, info, reasons. ARGV: index, whether this stage ran, whether to review, whether it is the last stage.
+_FINISH = (
+    _FORGET_FAILURE
+    + """
 if ARGV[4] == '0' then
   if ARGV[2] == '1' then redis.call('SETBIT', KEYS[3], ARGV[1], 1) end
 else
   if ARGV[2] == '1' or redis.call('GETBIT', KEYS[3], ARGV[1]) == 1 then redis.call('SETBIT', KEYS[4], ARGV[1], 1) end
   if ARGV[3] == '1' then redis.call('SETBIT', KEYS[5], ARGV[1], 1) end
-  redis.call('HDEL', KEYS[6], ARGV[1])
+  forget_failure(KEYS[6], KEYS[8], ARGV[1])
   redis.call('HSET', KEYS[7], 'changed', redis.call('TIME')[1])
 end
 redis.call('SETBIT', KEYS[1], ARGV[1], 1)
 redis.call('HDEL', KEYS[2], ARGV[1])
 """
+)
+# Items are to be run again from some stage on. KEYS: failures, reasons, ran in an earlier stage, ran, review, then of each such stage
+# done and attempts. ARGV: the indices.
+_FORGET = (
+    _FORGET_FAILURE
+    + """
+for _, index in ipairs(ARGV) do
+  forget_failure(KEYS[1], KEYS[2], index)
+  for i = 3, 5 do redis.call('SETBIT', KEYS[i], index, 0) end
+  for i = 6, #KEYS, 2 do
+    redis.call('SETBIT', KEYS[i], index, 0)
+    redis.call('HDEL', KEYS[i + 1], index)
+  end
+end
+"""
+)
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -121,6 +161,11 @@ class Counts:
     """Of the done: items whose outputs an earlier job had made."""
     changed: float = 0.0
     """When the last item was finished or failed, in seconds since the epoch; 0 when none was."""
+    sent: int = 0
+    """Items queued at least once: all below this index."""
+    state: State = "running"
+    known: bool = True
+    """False when the broker has forgotten the job."""
 
     @property
     def finished(self) -> bool:
@@ -133,12 +178,15 @@ class Progress:
 
     def __init__(self, client: redis.Redis, job: str) -> None:
         self._redis = client
+        self._job = job
         self._name = f"vitrina:job:{job}"
         self._info = f"{self._name}:info"
         self._failures = f"{self._name}:failures"
         self._ran = f"{self._name}:ran"
         self._ran_earlier = f"{self._name}:ran:earlier"
         self._review = f"{self._name}:review"
+        self._reasons = f"{self._name}:failures:reasons"
+        self._forget = client.register_script(_FORGET)
         self._fail = client.register_script(_FAIL)
         self._finish = client.register_script(_FINISH)
 
@@ -155,6 +203,7 @@ class Progress:
         """Tell the workers where the job's records are."""
         with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(self._info, mapping={"destination": destination})
+            pipe.zadd(JOBS, {self._job: time.time()}, nx=True)
             # Only what exists can be given an expiry, and a hash would go with its last field and take it along.
             for bitmap in self._bitmaps():
                 pipe.set(bitmap, b"", nx=True)
@@ -176,6 +225,63 @@ class Progress:
             self._expire(pipe)
             pipe.execute()
 
+    def sent(self, items: int) -> State:
+        """Record that all items below this index were queued, and tell what the job's operator wants. Raises `ProgressLostError`."""
+        with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hmget(self._info, ["destination", "state"])
+            pipe.hset(self._info, "sent", str(items))
+            known, state = pipe.execute()[0]
+        if known is None:
+            raise ProgressLostError("the broker came back empty")
+        return _state(state)
+
+    def set_state(self, state: State) -> None:
+        """Tell producer and workers what the job's operator wants."""
+        with broker_errors():
+            self._redis.hset(self._info, "state", state)
+
+    def ended(self, indices: Sequence[int]) -> list[bool]:
+        """Tell of each item whether it is done or has failed."""
+        if not indices:
+            return []
+        with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
+            low, high = min(indices) >> 3, max(indices) >> 3
+            pipe.getrange(self._done(LAST), low, high)
+            pipe.hmget(self._failures, [str(index) for index in indices])
+            bits, failures = pipe.execute()
+        return [
+            bit(bits, index - 8 * low) or failure is not None for index, failure in zip(indices, failures, strict=True)
+        ]
+
+    def unfinished(self, sent: int) -> Iterator[int]:
+        """Yield the items below the index `sent` that are neither done nor failed."""
+        for first in range(0, (sent + 7) >> 3, CHUNK):
+            with broker_errors():
+                bits: Any = self._redis.getrange(self._done(LAST), first, first + CHUNK - 1)
+            bits = bits.ljust(min(CHUNK, ((sent + 7) >> 3) - first), b"\0")
+            # Nearly all bytes of a long job are full or empty of work: only the others are looked into.
+            indices = [
+                8 * (first + place) + number
+                for place, byte in enumerate(bits)
+                if byte != 0xFF  # noqa: PLR2004 - all eight done
+                for number in range(8)
+                if not byte & (0x80 >> number) and 8 * (first + place) + number < sent
+            ]
+            for start in range(0, len(indices), 1000):
+                some = indices[start : start + 1000]
+                with broker_errors():
+                    failures: Any = self._redis.hmget(self._failures, [str(index) for index in some])
+                yield from (index for index, failure in zip(some, failures, strict=True) if failure is None)
+
+    def forget(self, indices: Sequence[int], since: StageName = STAGES[0]) -> None:
+        """Take items for unfinished from the stage `since` on: they are to be run again."""
+        stages = STAGES[STAGES.index(since) :]
+        per_stage = [key for stage in stages for key in (self._done(stage), self._attempts(stage))]
+        with broker_errors():
+            self._forget(
+                [self._failures, self._reasons, self._ran_earlier, self._ran, self._review, *per_stage], list(indices)
+            )
+
     def finish(self, stage: StageName, index: int, *, ran: bool, review: bool) -> None:
         """Record that an item is through a stage, and forget its starts there.
 
@@ -184,7 +290,7 @@ class Progress:
         earlier = [self._done(stage), self._attempts(stage), self._ran_earlier]
         with broker_errors():
             self._finish(
-                [*earlier, self._ran, self._review, self._failures, self._info],
+                [*earlier, self._ran, self._review, self._failures, self._info, self._reasons],
                 [index, int(ran), int(review), int(stage == LAST)],
             )
 
@@ -192,7 +298,10 @@ class Progress:
         """Record why an item stops, unless it is already finished."""
         value = json.dumps({name: v for name, v in asdict(failure).items() if name != "index"})
         with broker_errors():
-            self._fail([self._failures, self._done(LAST), self._info], [failure.index, value, KEEP_SECONDS])
+            self._fail(
+                [self._failures, self._done(LAST), self._info, self._reasons],
+                [failure.index, value, failure.reason, KEEP_SECONDS],
+            )
 
     def attempt(self, stage: StageName, index: int) -> int:
         """Count a start of an item in a stage and return how many there have been."""
@@ -225,7 +334,17 @@ class Progress:
             failed=failed,
             skipped=done - ran,
             changed=float(info.get(b"changed", 0)),
+            sent=int(info.get(b"sent", 0)),
+            state=_state(info.get(b"state")),
+            known=b"destination" in info,
         )
+
+    def reasons(self) -> dict[str, int]:
+        """Count the failures by reason, the most frequent first."""
+        with broker_errors():
+            found: Any = self._redis.hgetall(self._reasons)
+        counted = {reason.decode(): int(number) for reason, number in found.items() if int(number) > 0}
+        return dict(sorted(counted.items(), key=lambda pair: -pair[1]))
 
     def failures(self) -> Iterator[Failure]:
         """Yield the failures, in no order, without holding them all."""
@@ -240,15 +359,43 @@ class Progress:
         done, review, ran = (bitmap or b"" for bitmap in bitmaps)
         return done, review, ran
 
+    def drop(self) -> None:
+        """Forget the job at once."""
+        with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(JOBS, self._job)
+            pipe.delete(*self._names())
+            pipe.execute()
+
     def expire(self) -> None:
         """Let Redis forget the job after `KEEP_SECONDS`."""
         with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
             self._expire(pipe)
             pipe.execute()
 
+    def _names(self) -> list[str]:
+        return [self._info, self._failures, self._reasons, *self._bitmaps(), *map(self._attempts, STAGES)]
+
     def _expire(self, pipe: Pipeline) -> None:
-        for name in (self._info, self._failures, *self._bitmaps(), *map(self._attempts, STAGES)):
+        for name in self._names():
             pipe.expire(name, KEEP_SECONDS)
+
+
+def known_jobs(client: redis.Redis) -> list[str]:
+    """Name the jobs the broker knows, the newest first. Raises `BrokerError`."""
+    with broker_errors():
+        client.zremrangebyscore(JOBS, "-inf", time.time() - KEEP_SECONDS)
+        found: Any = client.zrevrange(JOBS, 0, -1)
+    return [name.decode() for name in found]
+
+
+def bit(bits: bytes, index: int) -> bool:
+    """Look up one bit of a bitmap; Redis numbers them from the most significant one of each byte."""
+    byte = index >> 3
+    return byte < len(bits) and bool(bits[byte] & (0x80 >> (index & 7)))
+
+
+def _state(value: bytes | None) -> State:
+    return cast("State", value.decode()) if value else "running"
 
 
 class NoProgress(Progress):
@@ -267,6 +414,13 @@ class NoProgress(Progress):
     def failures(self) -> Iterator[Failure]:
         """Know of no failure."""
         return iter(())
+
+    def reasons(self) -> dict[str, int]:
+        """Know of no failure."""
+        return {}
+
+    def drop(self) -> None:
+        """Know of nothing to forget."""
 
     def outcome_bits(self) -> tuple[bytes, bytes, bytes]:
         """Know of no outcome."""

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     window: int = Field(default=2000, ge=1)
     """Unfinished images allowed in the queues at once: what bounds Redis and memory for any catalogue size."""
 
+    look_every: float = Field(default=5, gt=0)
+    """Seconds between two looks for items that the broker has lost. Each look reads the messages of all queues, which windows keep to a few thousand."""
+
     # workers
     threads: int = Field(default=8, ge=1)
     """Task threads of one worker: two to four times the batch keeps the model fed."""

@@ -7,16 +7,17 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from celery.signals import setup_logging, worker_init, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from shared.broker import make_app
 from shared.errors import UsageError, VitrinaError
 from shared.keys import STAGES, StageName
-from shared.logs import configure_logging
+from shared.logs import configure_logging, quiet_root_warning
 from shared.plan import chosen
 from shared.recipe import Recipe
 from workers import metrics
 from workers.events import PacedEvents
+from workers.presence import Presence
 from workers.runner import Runner
 from workers.tasks import register, stopping
 
@@ -45,6 +46,7 @@ def _leave(status: int) -> NoReturn:
 
 def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]]) -> Celery:
     """Build the application with its three tasks. Models are loaded at the worker's start, those of its queues alone."""
+    quiet_root_warning()
     app = make_app(settings)
     try:
         runners: dict[StageName, Runner] = {stage: Runner(stage, settings, make=make) for stage in STAGES}
@@ -53,6 +55,7 @@ def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings],
         sys.exit(CONFIG_STATUS)
     register(app, runners)
     app.steps["consumer"].add(PacedEvents)
+    presence = Presence(app, settings)
 
     def load_models(**_: Any) -> None:
         # Celery's signals would swallow an exception, and the start go on without a model.
@@ -79,6 +82,8 @@ def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings],
     # Not weak: nothing else holds these functions.
     setup_logging.connect(lambda **_: configure_logging(settings), weak=False)
     worker_init.connect(load_models, weak=False)
+    worker_ready.connect(presence.start, weak=False)
     worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
+    worker_shutdown.connect(presence.close, weak=False)
     worker_shutdown.connect(close, weak=False)
     return app

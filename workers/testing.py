@@ -1,7 +1,7 @@
 """Instant models: every stage without weights, for tests and for measuring everything around the models.
 
 `celery -A workers.testing worker …` runs them. What they do with a photo is told by its bytes, so that faults can be injected from outside:
-`slow:<seconds>` takes that long, `bad` is an unreadable picture, `bug` raises, `memory` finds none left, `outage` finds the storage away,
+`slow:<seconds>` takes that long, `doubt:<stage>` needs review there, `bad` is an unreadable picture, `bug` raises, `memory` finds none left, `outage` finds the storage away,
 `die` ends the process; anything else passes.
 """
 
@@ -71,7 +71,8 @@ class InstantModel:
             {
                 kind: Artifact(caption if kind == "caption" else output, "application/octet-stream", _EXTENSIONS[kind])
                 for kind in _WRITES[self._stage]
-            }
+            },
+            reasons=("asked_for",) if output == f"doubt:{self._stage}".encode() else (),
         )
 
 

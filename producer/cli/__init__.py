@@ -9,7 +9,7 @@ from importlib.metadata import version
 import typer
 from typer._click.exceptions import ClickException  # typer carries its own click and exports no base class
 
-from producer.cli import doctor, jobs, models, services
+from producer.cli import control, doctor, fix, keeper, models, run, services, status
 from shared.errors import UsageError, VitrinaError
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -22,7 +22,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-jobs.register(app)
+run.register(app)
+status.register(app)
+control.register(app)
+fix.register(app)
+keeper.register(app)
 services.register(app)
 doctor.register(app)
 app.add_typer(models.app, name="models")

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 import typer
 
 from producer.cli.common import BrokerOption, EndpointOption, err, load_settings, open_source
-from producer.cli.jobs import Session, run_job, tell
+from producer.cli.run import run_job
+from producer.cli.telling import tell
 from producer.collect import REPORT_ITEMS, Collector
-from producer.embedded import Stack, env_for, scratch, worker_command
+from producer.embedded import Stack, scratch
+from producer.launch import env_for, worker_command
 from producer.recipes import find_recipe
 from producer.samples import write_samples
-from producer.submit import create_job
+from producer.session import Session, create_job
 from shared.errors import UsageError
 from shared.keys import STAGES
 from shared.progress import connect
@@ -53,7 +55,7 @@ def copy_objects(source: Storage, destination: Storage, prefix: str = "") -> Non
 def register(app: typer.Typer) -> None:
     """Add the commands that run things."""
 
-    @app.command(epilog="Example:  vitrina worker segmentation --broker redis://queue/0")
+    @app.command(epilog="Example:  vitrina worker segmentation --broker redis://queue:6379/0")
     def worker(
         stage: str = typer.Argument(help=f"One of {', '.join(STAGES)}."),
         recipe: str | None = typer.Option(
@@ -62,7 +64,7 @@ def register(app: typer.Typer) -> None:
         broker: str | None = BrokerOption,
         endpoint_url: str | None = EndpointOption,
     ) -> None:
-        """Run a worker of one stage in the foreground."""
+        """Run a worker of one stage in the foreground. It waits for a broker that does not answer."""
         preload = find_recipe(recipe).absolute() if recipe else None
         settings = load_settings(broker=broker, endpoint_url=endpoint_url, preload=preload)
         command = worker_command(check_stage(stage), settings)

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,19 +138,27 @@ class LocalStorage:
         path = self._path(key)
         sidecar = json.dumps({"content_type": content_type, "metadata": dict(metadata or {})}).encode()
         with self._errors(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
             if if_absent and path.exists():
                 return False
-            if metadata:
-                _write(_sidecar(path), sidecar, exclusive=False)
-            return _write(path, data, exclusive=if_absent)
+            while True:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # Who deletes the last object of a folder removes the folder, perhaps at this very moment.
+                with suppress(FileNotFoundError):
+                    if metadata:
+                        _write(_sidecar(path), sidecar, exclusive=False)
+                    return _write(path, data, exclusive=if_absent)
 
     def delete(self, key: str) -> None:
-        """Remove an object and its sidecar."""
+        """Remove an object and its sidecar, and the folders that this leaves empty."""
         path = self._path(key)
         with self._errors(key):
             path.unlink(missing_ok=True)
             _sidecar(path).unlink(missing_ok=True)
+        with suppress(OSError):  # the first that is not empty ends it
+            for folder in path.parents:
+                if folder == self._root:
+                    break
+                folder.rmdir()
 
     def check_writable(self) -> None:
         """Write and remove a hidden file."""

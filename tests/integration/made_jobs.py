@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from producer.embedded import env_for
 from producer.follow import Summary, follow
-from producer.submit import Submitter, create_job, list_photos
+from producer.launch import env_for
+from producer.selection import Selection
+from producer.session import Session, create_job
 from shared.jobs import Job, read_items
 from shared.plan import Plan
 from shared.progress import Progress
@@ -72,10 +73,13 @@ class Catalogue:
     def submit(self, recipe: Recipe | None = None, manifest: Manifest | None = None) -> Job:
         source = open_storage(str(self.photos), self.settings)
         destination = open_storage(str(self.out), self.settings)
-        job = create_job(source, destination, recipe or Recipe(), manifest=manifest is not None)
-        submitter = Submitter(self.app, self.progress(job), job, destination, window=self.settings.window)
-        submitter.feed(manifest.photos(source) if manifest else list_photos(source, destination))
+        selection = Selection(manifest=str(manifest.path)) if manifest else None
+        job = create_job(source, destination, recipe or Recipe(), selection)
+        Session(job, source, destination, self.settings).feed()
         return job
+
+    def session(self, job: Job) -> Session:
+        return Session.reopen(job.id, None, self.settings)
 
     def progress(self, job: Job) -> Progress:
         return Progress(self.client, job.id)

@@ -15,7 +15,8 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from producer.embedded import Broker, EmbeddedError, S3Server, Service, Stack, env_for, scratch, worker_command
+from producer.embedded import Broker, EmbeddedError, S3Server, Service, Stack, scratch
+from producer.launch import env_for, worker_command
 from shared.errors import UsageError
 from shared.keys import STAGES
 from shared.progress import Progress, connect

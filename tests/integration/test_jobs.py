@@ -13,12 +13,14 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from producer import submit
+from producer import patience
 from producer.cli import app as vitrina
 from producer.collect import Collector
 from producer.embedded import Broker
 from producer.follow import Summary
-from producer.submit import Submitter, create_job, list_photos
+from producer.listing import list_photos
+from producer.session import create_job
+from producer.submit import Submitter
 from shared.broker import make_app
 from shared.errors import BrokerError, JobDamagedError, JobForgottenError
 from shared.jobs import Job, load_summary, read_items, read_page, save_items, save_summary
@@ -187,7 +189,7 @@ def test_a_job_that_the_broker_forgot_is_told_from_storage(
     given = ["--out", str(tmp_path / "out"), "--broker", broker.url]
     ended = Summary.of(shop.job.id, shop.progress.counts(), 7262.0).to_dict()
     client.delete(*client.keys(f"vitrina:job:{shop.job.id}:*"))
-    with pytest.raises(JobForgottenError, match="run the same command again"):
+    with pytest.raises(JobForgottenError, match="submit --resume"):
         vitrina(["status", shop.job.id, "--watch", *given], standalone_mode=False)
     save_summary(shop.destination, shop.job.id, ended)
     assert vitrina(["status", shop.job.id, "--watch", "--json", *given], standalone_mode=False) == 1
@@ -290,8 +292,8 @@ def test_a_producer_does_not_wait_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
 ) -> None:
     """A broker that is full or gone ends the submission with the next step, and whoever watches is called meanwhile."""
-    monkeypatch.setattr(submit, "PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(submit, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(patience, "SECONDS", 0.5)
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.1)
     source, destination = MemoryStorage("photos"), MemoryStorage(str(tmp_path))
     for number in range(4):
         source.put(f"{number}.jpg", b"x")
@@ -311,9 +313,9 @@ def test_a_producer_does_not_wait_for_ever(
             else:
                 own.stop()
 
-        submitter = Submitter(app, progress, job, destination, window=2)
+        submitter = Submitter(app, progress, job, destination, window=2, tick=tick)
         with pytest.raises(BrokerError, match=f"{words}.*run the same command again"):
-            submitter.feed(list_photos(source, destination), tick)
+            submitter.feed(list_photos(source, destination))
         app.close()
     assert len(ticks) > 3
 

@@ -9,62 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-import pytest
-from made_jobs import Catalogue, Workers
 
-from producer.embedded import Broker
 from producer.manifest import Manifest
-from producer.submit import create_job
+from producer.session import create_job
 from shared.broker import make_app
 from shared.jobs import read_items
 from shared.keys import STAGES
 from shared.messages import Item
-from shared.progress import Progress, connect
+from shared.progress import Progress
 from shared.recipe import Recipe
-from shared.settings import Settings
 from shared.storage import open_storage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from celery import Celery
+    from made_jobs import Catalogue, Workers
     from redis import Redis
 
+    from shared.settings import Settings
+
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    with Broker(tmp_path_factory.mktemp("broker")) as broker:
-        yield Settings(broker=broker.url, visibility_timeout=4, retry_base=0.05, window=200)
-
-
-@pytest.fixture(scope="module")
-def workers(settings: Settings) -> Iterator[Workers]:
-    started = Workers(settings)
-    for stage in STAGES:
-        started.start(stage, stage)
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def client(settings: Settings) -> Iterator[Redis]:
-    with connect(settings) as redis:
-        yield redis
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Celery]:
-    celery = make_app(settings)
-    yield celery
-    celery.close()
-
-
-@pytest.fixture
-def catalogue(tmp_path: Path, settings: Settings, app: Celery, client: Redis, workers: Workers) -> Catalogue:
-    del workers
-    return Catalogue(tmp_path, settings, app, client)
 
 
 def test_a_manifest_decides_what_is_taken_and_is_told_to_the_workers(catalogue: Catalogue, tmp_path: Path) -> None:

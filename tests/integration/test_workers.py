@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from made_jobs import ROOT, Catalogue, Workers
 
-from producer.embedded import Broker, env_for, free_port
+from producer.embedded import Broker, free_port
+from producer.launch import env_for
 from shared.broker import make_app
 from shared.keys import STAGES
 from shared.progress import connect

@@ -1,0 +1,81 @@
+"""Commands that run a job's items again, or remove what it made: retry, rerun, purge."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - typer reads the annotation when the program runs
+
+import typer
+
+from producer import repairs
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_recipe, load_settings, print_json
+from producer.cli.services import check_stage
+from producer.cli.status import JobArgument, OutOption, reopen
+from producer.follow import Display
+from shared.errors import UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+
+    @app.command(epilog="Example:  vitrina retry 20261123-142501-3f9a2c --reason unreadable")
+    def retry(
+        job: str = JobArgument,
+        stage: str | None = typer.Option(None, help="Only what failed, or was doubted, in this stage."),
+        reason: str | None = typer.Option(None, help="Only what failed, or was doubted, for this reason."),
+        review: bool = typer.Option(False, "--review", help="Items that need review, in place of the failed ones."),
+        out: str | None = OutOption,
+        broker: str | None = BrokerOption,
+        endpoint_url: str | None = EndpointOption,
+        as_json: bool = JsonOption,
+    ) -> int:
+        """Run a job's failed or doubtful items again, with its own recipe. Follow it with status."""
+        session = reopen(job, out, load_settings(broker=broker, endpoint_url=endpoint_url))
+        chosen = check_stage(stage) if stage else None
+        with Display(err) as display:
+            items = repairs.retry(session, stage=chosen, reason=reason, review=review, tick=display.show)
+        err.print(f"{items} items run again" if items else "no such items: nothing to run again")
+        if as_json:
+            print_json({"job": job, "items": items})
+        return 0
+
+    @app.command(epilog="Example:  vitrina rerun 20261123-142501-3f9a2c --from inpainting --recipe new.yaml")
+    def rerun(
+        job: str = JobArgument,
+        since: str = typer.Option(..., "--from", help="The first stage that the new recipe decides."),
+        recipe: Path = typer.Option(
+            ..., "--recipe", help="The new recipe; what it says of earlier stages is not used."
+        ),
+        out: str | None = OutOption,
+        priority: bool = typer.Option(False, "--priority", help="Before the photos of other jobs."),
+        broker: str | None = BrokerOption,
+        endpoint_url: str | None = EndpointOption,
+        as_json: bool = JsonOption,
+    ) -> int:
+        """Make the photos of a job again as a new job that keeps the earlier stages. Prints its id."""
+        settings = load_settings(broker=broker, endpoint_url=endpoint_url)
+        old = reopen(job, out, settings)
+        new = repairs.rerun(old, check_stage(since), load_recipe(recipe, old.destination, settings), priority=priority)
+        with Display(err) as display:
+            new.feed(display.show)
+        if as_json:
+            print_json({"job": new.job.id, "of": job, "items": new.progress.counts().items})
+        else:
+            typer.echo(new.job.id)
+        return 0
+
+    @app.command(epilog="Example:  vitrina purge 20261123-142501-3f9a2c --out s3://shop/catalogue")
+    def purge(
+        job: str = JobArgument,
+        out: str | None = OutOption,
+        yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
+        broker: str | None = BrokerOption,
+        endpoint_url: str | None = EndpointOption,
+    ) -> int:
+        """Delete the outputs that a job made, and its records. The photos stay."""
+        session = reopen(job, out, load_settings(broker=broker, endpoint_url=endpoint_url))
+        if not yes:
+            if not err.is_terminal:
+                raise UsageError("nobody is there to ask: --yes deletes the outputs without asking")
+            typer.confirm(f"Delete what job {job} made at {session.destination.url}?", abort=True, err=True)
+        err.print(f"{repairs.purge(session)} outputs deleted", soft_wrap=True)
+        return 0

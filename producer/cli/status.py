@@ -1,0 +1,170 @@
+"""Commands that look at jobs: status, jobs, report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, address, err, load_settings, print_json
+from producer.collect import REPORT_ITEMS
+from producer.follow import Display, Summary
+from producer.rebuild import counted
+from producer.session import Session
+from producer.status import Surroundings
+from producer.status import status as full_status
+from shared.errors import UsageError
+from shared.jobs import Job, list_jobs, load_summary
+from shared.progress import NoProgress, Progress, connect, known_jobs
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from shared.settings import Settings
+
+JobArgument = typer.Argument(help="The job's id.")
+OutOption = typer.Option(None, "--out", help="Where the job's records are; known from the broker.")
+
+
+def reopen(job: str, out: str | None, settings: Settings) -> Session:
+    """Open a job that was submitted before. Raises `JobNotFoundError`."""
+    return Session.reopen(job, address(out) if out else None, settings)
+
+
+def tell_status(session: Session, *, watch: bool, as_json: bool) -> int:
+    """Print how far a job is, at once or when it has ended, and return the exit status."""
+    counts = session.progress.counts()
+    summary = session.summary(counts)
+    # Of what the broker has forgotten, storage still says how it ended.
+    known = session.progress.destination() is not None
+    if watch and known:
+        with Display(err, lambda: Surroundings.of(session.client, session.progress).line()) as display:
+            counts = session.follow(display.show)
+        summary = session.summary(counts)
+    session.seal_if_ended(counts, summary)
+    around = Surroundings.of(session.client, session.progress) if known else None
+    if as_json:
+        ended = {} if known else {"listed": True, "finished": True, "stages": {}}
+        print_json(full_status(summary, counts, around) | ended)
+    else:
+        stages = ", ".join(f"{stage} {number}" for stage, number in counts.stages.items()) if known else ""
+        told = f"{summary.done} of {summary.items} done, {summary.failed} failed"
+        state = "" if counts.state == "running" else f"{counts.state}: "
+        typer.echo(state + (f"{told}; {stages}" if stages else told))
+        if around:
+            typer.echo(around.line())
+    return 1 if summary.failed else 0
+
+
+def tell_stored(session: Session, *, as_json: bool) -> int:
+    """Count a job from its outputs alone, print that, and return the exit status."""
+    counts = counted(session.job, session.destination)
+    summary = Summary.of(session.job.id, counts, max(0.0, time.time() - session.job.created))
+    if as_json:
+        print_json(full_status(summary, counts, None))
+    else:
+        stages = ", ".join(f"{stage} {number}" for stage, number in counts.stages.items())
+        listed = "" if counts.listed else "; the source was not listed to its end"
+        typer.echo(f"in storage: {summary.done} of {summary.items} done, {summary.failed} failed; {stages}{listed}")
+    return 1 if summary.failed else 0
+
+
+def rows(out: str | None, settings: Settings) -> Iterator[dict[str, Any]]:
+    """Yield what is known of each job, the newest first: those whose records are at `out`, or those the broker knows."""
+    client = connect(settings)
+    if out:
+        destination = open_storage(address(out), settings)
+        places = [(job, destination) for job in reversed(list(list_jobs(destination)))]
+    else:
+        known = [(job, Progress(client, job).destination()) for job in known_jobs(client)]
+        places = [(job, open_storage(where, settings)) for job, where in known if where]
+    asked = "broker" in settings.model_fields_set or not out
+    for name, destination in places:
+        progress = Progress(client, name) if asked else NoProgress()
+        counts = progress.counts()
+        saved = load_summary(destination, name)
+        job = Job.load(name, destination)
+        finished = saved is not None or counts.finished
+        state: str = counts.state if counts.state != "running" else "finished" if finished else "running"
+        if not finished and progress.destination() is None:
+            state = "unknown"  # neither sealed nor in the broker: `submit --resume` goes on
+        told: dict[str, Any] = saved or {
+            "items": counts.items,
+            "done": counts.done,
+            "needs_review": counts.needs_review,
+            "failed": counts.failed,
+        }
+        kept = {key: told[key] for key in ("items", "done", "needs_review", "failed")}
+        yield {"job": name, "state": state, **kept, "source": job.source, "out": job.destination}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+
+    @app.command(epilog="Example:  vitrina status 20261123-142501-3f9a2c --watch")
+    def status(
+        job: str = JobArgument,
+        watch: bool = typer.Option(False, "--watch", help="Follow to the end."),
+        from_storage: bool = typer.Option(False, "--from-storage", help="Count the outputs; ask no broker."),
+        out: str | None = OutOption,
+        broker: str | None = BrokerOption,
+        endpoint_url: str | None = EndpointOption,
+        as_json: bool = JsonOption,
+    ) -> int:
+        """Tell how far a job is. Status 1 when items have failed."""
+        settings = load_settings(broker=broker, endpoint_url=endpoint_url)
+        if from_storage and (watch or not out):
+            raise UsageError("--from-storage needs --out, where the job's records are, and has nothing to watch")
+        session = reopen(job, out, settings)
+        return (
+            tell_stored(session, as_json=as_json)
+            if from_storage
+            else tell_status(session, watch=watch, as_json=as_json)
+        )
+
+    @app.command(epilog="Example:  vitrina jobs --broker redis://queue:6379/0   |   vitrina jobs --out catalogue")
+    def jobs(
+        out: str | None = typer.Option(
+            None, "--out", help="List the jobs whose records are here, without a broker too."
+        ),
+        broker: str | None = BrokerOption,
+        endpoint_url: str | None = EndpointOption,
+        as_json: bool = typer.Option(False, "--json", help="One JSON object a line."),
+    ) -> int:
+        """List jobs, the newest first."""
+        settings = load_settings(broker=broker, endpoint_url=endpoint_url)
+        table = Table("job", "state", "items", "done", "review", "failed", "source", box=None)
+        for row in rows(out, settings):
+            if as_json:
+                print_json(row)
+            else:
+                numbers = (str(row[key]) for key in ("items", "done", "needs_review", "failed"))
+                table.add_row(row["job"], row["state"], *numbers, row["source"])
+        if not as_json:
+            if table.row_count:
+                Console().print(table)
+            else:
+                err.print("no jobs")
+        return 0
+
+    @app.command(epilog="Example:  vitrina report 20261123-142501-3f9a2c --to report.html")
+    def report(
+        job: str = JobArgument,
+        to: Path = typer.Option(Path("report.html"), "--to", help="The HTML file to write."),
+        out: str | None = OutOption,
+        limit: int = typer.Option(REPORT_ITEMS, min=1, help="Most items shown; failures and reviews come first."),
+        broker: str | None = BrokerOption,
+        endpoint_url: str | None = EndpointOption,
+    ) -> int:
+        """Write a job's report, finished or not. Its records stay as they are."""
+        settings = load_settings(broker=broker, endpoint_url=endpoint_url)
+        session = reopen(job, out, settings)
+        summary = session.report(session.summary(session.progress.counts()), to, limit)
+        err.print(f"report: {summary.report}", soft_wrap=True)
+        return 0

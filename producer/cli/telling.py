@@ -1,0 +1,42 @@
+"""What the commands print about a job: one line, the failures by reason, its status."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from producer.cli.common import err, print_json
+
+if TYPE_CHECKING:
+    from producer.follow import Summary
+    from producer.session import Session
+    from shared.progress import Failure
+
+
+def tell_failures(session: Session, summary: Summary) -> None:
+    """Print how many items failed for which reason, and one of each."""
+    if not summary.failed:
+        return
+    reasons = session.progress.reasons()
+    examples: dict[str, Failure] = {}
+    for failure in session.progress.failures():
+        examples.setdefault(failure.reason, failure)
+        if len(examples) == len(reasons):
+            break
+    for reason, number in reasons.items():
+        example = examples[reason]
+        more = f" and {number - 1} more" if number > 1 else ""
+        err.print(f"  {reason}: {example.key}{more}: {example.detail}", soft_wrap=True, markup=False)
+
+
+def tell(summary: Summary, *, as_json: bool) -> int:
+    """Print how a job went and return the exit status."""
+    line = (
+        f"{summary.done} of {summary.items} done ({summary.needs_review} to review, {summary.skipped} skipped), "
+        f"{summary.failed} failed, {summary.seconds:.1f} s, {summary.images_per_second:.2f} images/s"
+    )
+    err.print(line)
+    if summary.report:
+        err.print(f"report: {summary.report}", soft_wrap=True)
+    if as_json:
+        print_json(summary.to_dict())
+    return 1 if summary.failed or not summary.items else 0

@@ -1,0 +1,123 @@
+"""The keeper: looks after every job the broker knows, so that none depends on a producer that stays."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from producer.follow import Summary
+from producer.reconcile import Reconciler
+from producer.sealing import seal
+from shared.broker import make_app
+from shared.errors import BrokerError, JobDamagedError, JobNotFoundError, StorageError, VitrinaError
+from shared.jobs import Job, list_jobs, load_summary
+from shared.keys import job_prefix
+from shared.lease import SECONDS, Lease
+from shared.progress import Progress, broker_errors, connect, known_jobs
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Sequence
+
+    from shared.settings import Settings
+    from shared.storage import Storage
+
+log = logging.getLogger(__name__)
+
+KEPT = "vitrina:kept"
+"""Set by a keeper; gone when the broker came back empty."""
+
+
+class Keeper:
+    """One of any number that run is active, by a lease; the others wait to take over."""
+
+    def __init__(self, settings: Settings, outs: Sequence[str] = ()) -> None:
+        """`outs` are output storages whose jobs are looked after even when the broker comes back empty."""
+        self._settings = settings
+        self._client = connect(settings)
+        self._app = make_app(settings)
+        self._lease = Lease(
+            self._client, "keeper", "another keeper is active", seconds=max(SECONDS, 3 * settings.look_every)
+        )
+        self._outs = [open_storage(out, settings) for out in outs]
+        self._watched: dict[str, tuple[Job, Storage, Reconciler]] = {}
+        self._lost: set[str] = set()
+        # Jobs that have not ended and that the broker has forgotten.
+        self._sealed: set[str] = set()
+        self.active: bool | None = None
+        """Whether this one does the work; None before its first look."""
+
+    def run(self, stop: threading.Event) -> None:
+        """Look until `stop` is set. What fails is logged and tried again at the next look."""
+        try:
+            while not stop.is_set():
+                try:
+                    self.look()
+                except BrokerError as error:
+                    log.warning("%s", error, extra={"action": "wait"})
+                stop.wait(self._settings.look_every)
+        finally:
+            self._app.close()
+
+    def look(self) -> None:
+        """Look at every job once, if this is the active keeper. Raises `BrokerError`."""
+        active = self._lease.acquire()
+        if active != self.active:
+            log.info("active" if active else "standing by: another keeper is active", extra={"action": "keeper"})
+            self.active = active
+        if not active:
+            return
+        for job in self._jobs():
+            self._lease.acquire()  # a long look at one job must not cost the lease
+            try:
+                self._look_at(job)
+            except BrokerError:
+                raise
+            except VitrinaError as error:
+                log.warning("job %s: %s", job, error, extra={"action": "keeper_failed", "job": job})
+
+    def _jobs(self) -> list[str]:
+        """Name the jobs the broker knows and, when it came back empty, those whose records lie where this keeper was told to look."""
+        with broker_errors():
+            if not self._client.exists(KEPT):
+                for out in self._outs:
+                    try:
+                        self._lost |= {job for job in list_jobs(out) if load_summary(out, job) is None}
+                    except (StorageError, JobDamagedError) as error:
+                        log.warning("%s", error, extra={"action": "keeper_failed"})
+                self._client.set(KEPT, 1)
+        known = known_jobs(self._client)
+        self._lost.difference_update(known)
+        return [*known, *self._lost]
+
+    def _look_at(self, job: str) -> None:
+        progress = Progress(self._client, job)
+        counts = progress.counts()
+        if counts.finished and job in self._sealed:
+            return
+        self._sealed.discard(job)  # some of it is run again
+        if job not in self._watched:
+            self._watched[job] = self._open(job)
+        record, destination, reconciler = self._watched[job]
+        if not counts.finished:
+            reconciler.look(counts)
+            return
+        seconds = max(0.0, (counts.changed or time.time()) - record.created)
+        seal(destination, progress, Summary.of(job, counts, seconds), if_absent=True)
+        progress.expire()
+        log.info("sealed", extra={"action": "sealed", "job": job})
+        del self._watched[job]
+        self._sealed.add(job)
+
+    def _open(self, job: str) -> tuple[Job, Storage, Reconciler]:
+        where = Progress(self._client, job).destination()
+        for destination in [open_storage(where, self._settings)] if where else self._outs:
+            if destination.head(job_prefix(job) + "job.json") is not None:
+                record = Job.load(job, destination)
+                reconciler = Reconciler(self._app, self._client, record, destination, self._settings)
+                return record, destination, reconciler
+        raise JobNotFoundError(
+            f"there are no records of job {job}: were they deleted? `vitrina purge` forgets a job whole"
+        )

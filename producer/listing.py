@@ -1,0 +1,45 @@
+"""Lists the photos of a source lazily, in ascending key order."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from shared.messages import Photo
+from shared.recipe import SuppliedSegmentation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shared.recipe import Recipe
+    from shared.storage import Storage
+
+
+def list_photos(
+    source: Storage, destination: Storage, recipe: Recipe | None = None, *, after: str = ""
+) -> Iterator[Photo]:
+    """Yield the source's objects, except the job's own outputs when they lie inside it.
+
+    Where the recipe takes masks from beside the photos, whatever is named like one is left out as well.
+    """
+    root, inside = source.url.rstrip("/") + "/", destination.url.rstrip("/") + "/"
+    own = inside.removeprefix(root) if inside.startswith(root) else None
+    masks = _mask_names(recipe) if recipe else None
+    for stat in source.list(after=after):
+        if own is not None and stat.key.startswith(own):
+            continue
+        if masks is None or not masks.fullmatch(stat.key):
+            yield Photo(stat.key, stat.etag)
+
+
+def _mask_names(recipe: Recipe) -> re.Pattern[str] | None:
+    """Turn the recipe's `mask_key` around: a pattern that matches the names it gives to masks; None when it takes none."""
+    segmentation = recipe.segmentation
+    if not isinstance(segmentation, SuppliedSegmentation) or segmentation.mask != "supplied":
+        return None
+    pattern = re.escape(segmentation.mask_key)
+    # A key ends like a photo's: with `{key}.png`, the photo `mug.png` is no mask of a photo `mug`.
+    for field, text in (("key", r".*[^/]\.(?i:jpe?g|png|webp)"), ("stem", r".*[^/]")):
+        name = re.escape(f"{{{field}}}")
+        pattern = pattern.replace(name, f"(?P<{field}>{text})", 1).replace(name, f"(?P={field})")
+    return re.compile(pattern, re.DOTALL)

@@ -1,0 +1,92 @@
+"""Works a job's progress out again from storage, for a broker that came back empty."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from producer.sealing import read_failures
+from shared.errors import ItemError
+from shared.jobs import load_listed, read_pages
+from shared.keys import STAGES
+from shared.plan import Plan
+from shared.progress import Counts
+from shared.provenance import Provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shared.jobs import Job
+    from shared.keys import StageName
+    from shared.messages import Item
+    from shared.progress import Progress
+    from shared.storage import Stat, Storage
+
+READERS = 32
+"""Items looked up at once: each look is a short request that mostly waits."""
+
+Found = tuple["Item", dict["StageName", "Stat"]]
+"""An item and, of each stage that it is through, its last output."""
+
+
+def survey(job: Job, destination: Storage) -> Iterator[Found]:
+    """Look up what each item of a job has, in order. Raises `StorageError`, `JobDamagedError`."""
+    plan = Plan(job.recipe)
+
+    def look(item: Item) -> Found:
+        found: dict[StageName, Stat] = {}
+        try:
+            outputs = plan.outputs(item.key, item.etag, item.fields)
+            # From the end, since most items have everything or nothing: what comes last says that the rest is there.
+            for stage in reversed(STAGES):
+                stat = destination.head(outputs.marker(stage))
+                if stat is not None:
+                    return item, dict.fromkeys(STAGES[: STAGES.index(stage) + 1], stat)
+        except ItemError:
+            pass  # its name was refused
+        return item, found
+
+    with ThreadPoolExecutor(READERS) as pool:
+        for page in read_pages(destination, job.id):
+            yield from pool.map(look, page)
+
+
+def rebuild(job: Job, destination: Storage, progress: Progress) -> None:
+    """Fill in the progress of a job that the broker has forgotten; what is not finished is then for `catch_up`. Raises `BrokerError`, `StorageError`."""
+    progress.begin(job.destination)
+    progress.sent(0)  # whatever was queued has gone with the rest
+    items = 0
+    for item, found in survey(job, destination):
+        items = item.index + 1
+        for stage, stat in found.items():
+            made = Provenance.from_metadata(stat.metadata)
+            progress.finish(stage, item.index, ran=made.job == job.id, review=bool(made.reasons))
+    for failure in read_failures(destination, job.id):
+        progress.fail(failure)
+    progress.listed(items, complete=load_listed(destination, job.id))
+
+
+def counted(job: Job, destination: Storage) -> Counts:
+    """Count a job from storage alone. Raises `StorageError`, `JobDamagedError`."""
+    through = dict.fromkeys(STAGES, 0)
+    items = review = skipped = 0
+    failed = {failure.index for failure in read_failures(destination, job.id)}
+    for item, found in survey(job, destination):
+        items += 1
+        for stage in found:
+            through[stage] += 1
+        if STAGES[-1] in found:
+            made = Provenance.from_metadata(found[STAGES[-1]].metadata)
+            review += bool(made.reasons)
+            skipped += made.job != job.id
+            failed.discard(item.index)
+    return Counts(
+        items=items,
+        listed=load_listed(destination, job.id),
+        stages=through,
+        done=through[STAGES[-1]],
+        needs_review=review,
+        failed=len(failed),
+        skipped=skipped,
+        sent=items,
+    )

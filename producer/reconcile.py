@@ -1,0 +1,98 @@
+"""Closes the holes a broker leaves: items that are submitted, not ended and in no queue are sent again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from producer.publisher import Publisher
+from producer.rebuild import rebuild
+from producer.submit import Submitter
+from shared.jobs import PAGE, read_page
+from shared.lease import Lease
+from shared.progress import Progress
+from shared.queues import in_flight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+    from celery import Celery
+
+    from shared.jobs import Job
+    from shared.progress import Counts
+    from shared.settings import Settings
+    from shared.storage import Storage
+
+log = logging.getLogger(__name__)
+
+GRACE = 2
+"""Looks over which an item must be in no queue: a worker that hands a message on holds it meanwhile, so that one would nearly do."""
+
+
+class Reconciler:
+    """Looks after one job. Several may look at once: a lease lets one of them act."""
+
+    def __init__(
+        self,
+        app: Celery,
+        client: redis.Redis,
+        job: Job,
+        destination: Storage,
+        settings: Settings,
+    ) -> None:
+        every = settings.look_every
+        self._app = app
+        self._window = settings.window
+        self._job = job
+        self._destination = destination
+        self._client = client
+        self._progress = Progress(client, job.id)
+        self._publisher = Publisher(app, priority=job.priority)
+        self._lease = Lease(client, f"keeper:{job.id}", "another process looks after the job", seconds=3 * every)
+        self._every = every
+        self._grace = GRACE * every
+        self._next = time.monotonic() + every
+        self._missing: dict[int, float] = {}
+        # Since when each unfinished item is in no queue.
+        self.sent_again = 0
+        """Items that the broker had lost."""
+
+    def look(self, counts: Counts, tick: Callable[[Counts], None] = lambda _: None) -> None:
+        """Look, when it is time to, and send again what was lost. `tick` is called while the window is full. Raises `BrokerError`, `StorageError`."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + self._every
+        if not self._lease.acquire():
+            self._missing.clear()
+        elif not counts.known:
+            self._restore(tick)
+        elif counts.done + counts.failed < counts.sent:
+            self._send_again(counts.sent)
+
+    def _restore(self, tick: Callable[[Counts], None]) -> None:
+        log.warning("the broker came back empty: working job %s out again", self._job.id, extra={"action": "rebuild"})
+        rebuild(self._job, self._destination, self._progress)
+        if self._progress.counts().listed:
+            # Else its producer goes on by itself, or another with `submit --resume`.
+            Submitter(
+                self._app, self._progress, self._job, self._destination, window=self._window, tick=tick
+            ).catch_up()
+            self._progress.listed(self._progress.counts().items, complete=True)
+
+    def _send_again(self, sent: int) -> None:
+        unfinished = set(self._progress.unfinished(sent))
+        flying = in_flight(self._client).get(self._job.id, set())
+        now = time.monotonic()
+        self._missing = {index: self._missing.get(index, now) for index in unfinished if index not in flying}
+        lost = sorted(index for index, since in self._missing.items() if now - since >= self._grace)
+        for first, indices in groupby(lost, lambda index: index // PAGE * PAGE):
+            page = read_page(self._destination, self._job.id, first)
+            items = [page[index - first] for index in indices]
+            log.warning("sending %d lost items again", len(items), extra={"action": "send_again", "job": self._job.id})
+            self._publisher.publish(items, lambda: None)
+            self.sent_again += len(items)
+            for item in items:
+                self._missing.pop(item.index)

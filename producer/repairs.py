@@ -1,0 +1,212 @@
+"""What an operator does to a job that exists: run some of it again, cancel, pause, remake with another recipe, purge."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from producer.sealing import unseal
+from producer.selection import Selection
+from producer.session import Session, create_job
+from shared.errors import ItemError, JobForgottenError, LeaseHeldError, StorageError, UsageError
+from shared.jobs import PAGE, read_page, read_pages, save_items
+from shared.keys import STAGES, job_prefix
+from shared.plan import Plan, sections
+from shared.progress import bit
+from shared.provenance import Provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from shared.keys import StageName
+    from shared.messages import Item
+    from shared.progress import Counts
+    from shared.recipe import Recipe
+
+WORKERS = 32
+"""Requests to storage at once: each is short and mostly waits."""
+
+Chosen = tuple[int, "StageName"]
+"""An item's index, and the stage from which it is run again."""
+
+
+def _stage(name: str) -> StageName:
+    return next((stage for stage in STAGES if stage == name), STAGES[0])
+
+
+def retry(
+    session: Session,
+    *,
+    stage: StageName | None = None,
+    reason: str | None = None,
+    review: bool = False,
+    tick: Callable[[Counts], None] = lambda _: None,
+) -> int:
+    """Run the failed items again, or with `review` the doubtful ones, of one stage or reason alone where asked; return how many.
+
+    Photos are looked up again, so that one that was replaced since is taken as it is now. Doubtful outputs are removed first, from
+    the stage on that doubted. Raises `LeaseHeldError` while the job is being fed.
+    """
+    with session.producing(tick) as submitter:
+        chosen = sorted(_doubtful(session, stage, reason) if review else _failed(session, stage, reason))
+        if not chosen:
+            return 0
+        unseal(session.destination, session.job.id)
+        session.progress.set_state("running")
+        submitter.go_on()
+        for first, page in groupby(chosen, lambda pair: pair[0] // PAGE * PAGE):
+            since = dict(page)
+            items = _looked_up(session, first, since)
+            for begin in STAGES:
+                some = [item for item in items if since[item.index] == begin]
+                submitter.again(some, begin, partial(_remove, session, begin) if review else _keep)
+    return len(chosen)
+
+
+def _failed(session: Session, stage: StageName | None, reason: str | None) -> Iterator[Chosen]:
+    for failure in session.progress.failures():
+        if stage in {None, failure.stage} and reason in {None, failure.reason}:
+            yield failure.index, _stage(failure.stage)
+
+
+def _doubtful(session: Session, stage: StageName | None, reason: str | None) -> Iterator[Chosen]:
+    plan = Plan(session.job.recipe)
+    done, doubts, _ = session.progress.outcome_bits()
+
+    def judge(item: Item) -> Chosen | None:
+        key = plan.outputs(item.key, item.etag, item.fields).key("caption")
+        try:
+            record = json.loads(session.destination.get(key).data)
+        except (StorageError, ValueError):
+            return item.index, STAGES[0]
+        if reason is not None and reason not in record["reasons"]:
+            return None
+        # Doubts are handed on: the first stage that has any is where they arose.
+        arose = next((name for name in STAGES if record["stages"].get(name, {}).get("reasons")), STAGES[-1])
+        return (item.index, arose) if stage in {None, arose} else None
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for page in read_pages(session.destination, session.job.id):
+            doubted = [item for item in page if bit(done, item.index) and bit(doubts, item.index)]
+            yield from (chosen for chosen in pool.map(judge, doubted) if chosen)
+
+
+def _looked_up(session: Session, first: int, chosen: Iterable[int]) -> list[Item]:
+    """Read some items of a page; where a photo is not what was listed, correct the page."""
+    page = read_page(session.destination, session.job.id, first)
+
+    def look(index: int) -> Item:
+        item = page[index - first]
+        with suppress(ItemError):
+            stat = session.source.head(item.key)
+            return replace(item, etag=stat.etag if stat else "")
+        return item
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        items = list(pool.map(look, chosen))
+    if any(item != page[item.index - first] for item in items):
+        for item in items:
+            page[item.index - first] = item
+        save_items(session.destination, page)
+    return items
+
+
+def _keep(_: Item) -> None:
+    """Leave what a failed item has: it goes on from there."""
+
+
+def _remove(session: Session, since: StageName, item: Item) -> None:
+    """Delete an item's outputs from a stage on: the later ones first, and of each stage first what says that it is done."""
+    outputs = Plan(session.job.recipe).outputs(item.key, item.etag, item.fields)
+    for stage in reversed(STAGES[STAGES.index(since) :]):
+        for key in reversed(list(outputs.keys[stage].values())):
+            session.destination.delete(key)
+
+
+def cancel(session: Session) -> None:
+    """Let the workers drop what is queued, and the producer list no further; what runs, finishes. Raises `JobForgottenError`, `UsageError`."""
+    _going_on(session)
+    session.progress.set_state("cancelled")
+    # A producer that is at work records the rest itself.
+    with suppress(LeaseHeldError), session.producing() as submitter:
+        submitter.catch_up()
+        submitter.feed(())
+
+
+def pause(session: Session) -> int:
+    """Let the producer queue nothing more until `resume`; return how many photos are queued already and go on."""
+    counts = _going_on(session)
+    session.progress.set_state("paused")
+    return counts.sent - counts.done - counts.failed
+
+
+def resume(session: Session) -> bool:
+    """Go on after a pause; tell whether a producer is there to do so."""
+    if _going_on(session).state == "cancelled":
+        raise UsageError(f"the job was cancelled: `vitrina retry {session.job.id} --reason cancelled` runs the rest")
+    session.progress.set_state("running")
+    return session.fed()
+
+
+def _going_on(session: Session) -> Counts:
+    if session.progress.destination() is None:
+        raise JobForgottenError(f"the broker does not know job {session.job.id}: it has ended, or ran elsewhere")
+    counts = session.progress.counts()
+    if counts.finished:
+        raise UsageError(f"job {session.job.id} has ended: there is nothing left of it to stop")
+    return counts
+
+
+def rerun(session: Session, since: StageName, recipe: Recipe, *, priority: bool = False) -> Session:
+    """Make a job of the same photos that keeps the old one's settings up to the stage `since`, and takes those of `recipe` from there on."""
+    kept = STAGES[: STAGES.index(since)]
+    old = {name: part for stage in kept for name, part in sections(session.job.recipe, stage).items()}
+    job = create_job(
+        session.source,
+        session.destination,
+        recipe.model_copy(update=old),
+        Selection(job=session.job.id),
+        priority=priority,
+    )
+    return Session(job, session.source, session.destination, session.settings)
+
+
+def purge(session: Session) -> int:
+    """Delete the outputs that this job made, and its records; return how many outputs. Raises `UsageError` while it is going on.
+
+    What another job had made, and this one found done, stays.
+    """
+    counts = session.progress.counts()
+    if session.progress.destination() is not None and not counts.finished:
+        raise UsageError(f"job {session.job.id} is going on: `vitrina cancel {session.job.id}` first")
+    plan = Plan(session.job.recipe)
+
+    def remove(item: Item) -> int:
+        removed = 0
+        with suppress(ItemError):
+            outputs = plan.outputs(item.key, item.etag, item.fields)
+            for stage in reversed(STAGES):
+                stat = session.destination.head(outputs.marker(stage))
+                if stat is None or Provenance.from_metadata(stat.metadata).job != session.job.id:
+                    continue
+                for key in reversed(list(outputs.keys[stage].values())):
+                    session.destination.delete(key)
+                    removed += 1
+        return removed
+
+    removed = 0
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for page in read_pages(session.destination, session.job.id):
+            removed += sum(pool.map(remove, page))
+    # The record goes last: until then the job can be purged again.
+    prefix = job_prefix(session.job.id)
+    records = [stat.key for stat in session.destination.list(prefix)]
+    for key in sorted(records, key=lambda key: key.endswith("/job.json")):
+        session.destination.delete(key)
+    session.progress.drop()
+    return removed

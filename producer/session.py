@@ -1,0 +1,198 @@
+"""One job from the producer's side: made or opened again, fed, followed, summed up."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from producer.collect import REPORT_ITEMS, Collector
+from producer.follow import Summary, follow
+from producer.masks import reads_masks, with_masks
+from producer.rebuild import rebuild
+from producer.reconcile import Reconciler
+from producer.sealing import seal
+from producer.selection import Selection
+from producer.submit import Submitter
+from shared.broker import make_app
+from shared.errors import (
+    JobForgottenError,
+    JobNotFoundError,
+    ProgressLostError,
+    StorageError,
+    StorageRefusedError,
+    UsageError,
+)
+from shared.jobs import Job, list_jobs, load_listed, load_summary, new_job_id
+from shared.lease import Lease, is_held
+from shared.progress import NoProgress, Progress, connect, known_jobs
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from shared.progress import Counts
+    from shared.recipe import Recipe
+    from shared.settings import Settings
+    from shared.storage import Storage
+
+
+def create_job(
+    source: Storage,
+    destination: Storage,
+    recipe: Recipe,
+    selection: Selection | None = None,
+    *,
+    priority: bool = False,
+) -> Job:
+    """Check both ends and write the job's record. Raises `UsageError`, `StorageError`."""
+    if source.url.rstrip("/") == destination.url.rstrip("/"):
+        raise UsageError("the outputs would land among the photos: give --out a folder or prefix of its own")
+    next(iter(source.list()), None)  # an unreadable source is told before anything is written
+    destination.check_writable()
+    chosen = selection or Selection()
+    job = Job(
+        new_job_id(),
+        source.url,
+        destination.url,
+        recipe,
+        created=time.time(),
+        fields=bool(chosen.manifest) or reads_masks(recipe),
+        selection=chosen.to_dict(),
+        priority=priority,
+    )
+    job.save(destination)
+    return job
+
+
+def _nothing(_: Counts) -> None:
+    """Show nothing."""
+
+
+class Session:
+    """One job being worked on, from the producer's side."""
+
+    def __init__(self, job: Job, source: Storage, destination: Storage, settings: Settings) -> None:
+        self.job = job
+        self.source = source
+        self.destination = destination
+        self.settings = settings
+        self.client = connect(settings)
+        self.progress: Progress = Progress(self.client, job.id)
+
+    @classmethod
+    def reopen(cls, job: str, out: str | None, settings: Settings) -> Session:
+        """Open a job that was submitted before; `out` is where its records are, if the broker is not to be asked. Raises `JobNotFoundError`."""
+        # Without --broker, a job whose records were named ran on embedded services, and they have gone.
+        gone = out is not None and "broker" not in settings.model_fields_set
+        where = out or Progress(connect(settings), job).destination()
+        if where is None:
+            near = _nearest(job, known_jobs(connect(settings)))
+            raise JobNotFoundError(f"the broker knows no job {job}{near}: give --out, or check the id and --broker")
+        destination = open_storage(where, settings)
+        try:
+            record = Job.load(job, destination)
+        except JobNotFoundError as error:
+            with contextlib.suppress(StorageError):  # there is nothing at all, as the message says
+                error = JobNotFoundError(f"{error}{_nearest(job, list(list_jobs(destination)))}")
+            raise error from None
+        session = cls(record, open_storage(record.source, settings), destination, settings)
+        session.progress = NoProgress() if gone else session.progress
+        return session
+
+    @property
+    def _lease(self) -> str:
+        return f"producer:{self.job.id}"
+
+    def fed(self) -> bool:
+        """Tell whether a producer is feeding the job. Raises `BrokerError`."""
+        return is_held(self.client, self._lease)
+
+    @contextlib.contextmanager
+    def producing(self, tick: Callable[[Counts], None] = _nothing) -> Iterator[Submitter]:
+        """Hold the right to feed the job, and a submitter that does. Raises `LeaseHeldError` when another process is feeding it."""
+        app = make_app(self.settings)
+        held = f"another producer is feeding job {self.job.id}: follow it with `vitrina status {self.job.id} --watch`"
+        try:
+            with Lease(self.client, self._lease, held) as lease:
+                if self.progress.destination() is None:
+                    rebuild(self.job, self.destination, self.progress)
+                window = self.settings.window
+                yield Submitter(app, self.progress, self.job, self.destination, window=window, lease=lease, tick=tick)
+        finally:
+            app.close()
+
+    def feed(self, tick: Callable[[Counts], None] = _nothing) -> None:
+        """Submit every photo that was asked for; goes on where an earlier producer ended, and when the broker comes back empty."""
+        selection = Selection.from_dict(dict(self.job.selection))
+        while True:
+            try:
+                with self.producing(tick) as submitter:
+                    submitter.catch_up()
+                    photos = selection.photos(
+                        self.source,
+                        self.destination,
+                        self.job.recipe,
+                        listed=submitter.items.count,
+                        last=submitter.items.last,
+                    )
+                    over = load_listed(self.destination, self.job.id)
+                    submitter.feed(() if over else with_masks(photos, self.source, self.job.recipe))
+            except ProgressLostError:
+                continue  # what storage holds is worked out again, and the rest is queued again
+            return
+
+    def follow(self, tick: Callable[[Counts], None] = _nothing) -> Counts:
+        """Wait until nothing of the job is left to do, and send again what the broker has lost. Returns the final counts."""
+        app = make_app(self.settings)
+        try:
+            reconciler = Reconciler(app, self.client, self.job, self.destination, self.settings)
+
+            def look(counts: Counts) -> None:
+                tick(counts)
+                reconciler.look(counts, tick)
+
+            return follow(self.progress, look)
+        finally:
+            app.close()
+
+    def finish(self, seconds: float, report: Path | None) -> Summary:
+        """Sum up a job that has ended, write the report and the job's summary."""
+        summary = Summary.of(self.job.id, self.progress.counts(), seconds)
+        if report:
+            summary = self.report(summary, report)
+        seal(self.destination, self.progress, summary)
+        self.progress.expire()
+        return summary
+
+    def report(self, summary: Summary, path: Path, limit: int = REPORT_ITEMS) -> Summary:
+        """Write the report and return the summary with its place."""
+        collector = Collector(self.job, self.source, self.destination, self.progress, self.settings)
+        collector.write(path, summary, limit=limit)
+        return replace(summary, report=str(path.absolute()))
+
+    def summary(self, counts: Counts) -> Summary:
+        """Tell how the job ended or, while it has not, how far it is. Raises `JobForgottenError` when nobody knows."""
+        saved = load_summary(self.destination, self.job.id)
+        if saved is not None:
+            return Summary.from_dict(saved)
+        if self.progress.destination() is None:
+            msg = f"job {self.job.id} left no summary and the broker knows it no more: `vitrina status {self.job.id} --from-storage --out …` counts what is there, `vitrina submit --resume {self.job.id} --out …` goes on"
+            raise JobForgottenError(msg)
+        until = counts.changed if counts.finished and counts.changed else time.time()
+        return Summary.of(self.job.id, counts, max(0.0, until - self.job.created))
+
+    def seal_if_ended(self, counts: Counts, summary: Summary) -> None:
+        """Write the outcome of a job that nobody followed to its end."""
+        if counts.finished:
+            # Who may only read the records is told all the same.
+            with contextlib.suppress(StorageRefusedError):
+                seal(self.destination, self.progress, summary, if_absent=True)
+
+
+def _nearest(job: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(job, known, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""

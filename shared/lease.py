@@ -1,0 +1,85 @@
+"""A right that one process holds at a time, kept in Redis and renewed while its holder lives."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from typing import TYPE_CHECKING, Self
+
+from shared.errors import BrokerError, LeaseHeldError, LeaseLostError
+from shared.progress import broker_errors
+
+if TYPE_CHECKING:
+    import redis
+
+SECONDS = 15.0
+"""After its holder was killed a lease is free within this time; a holder stopped for longer finds it gone."""
+
+# A lease that is gone (the broker came back empty) is taken again: nobody else has it. KEYS: lease. ARGV: token, milliseconds.
+_RENEW = """
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+
+
+def _key(name: str) -> str:
+    return f"vitrina:lease:{name}"
+
+
+def is_held(client: redis.Redis, name: str) -> bool:
+    """Tell whether a process holds a lease. Raises `BrokerError`."""
+    with broker_errors():
+        return bool(client.exists(_key(name)))
+
+
+class Lease:
+    """Held inside `with`. Raises `LeaseHeldError` on entry when another process has it."""
+
+    def __init__(self, client: redis.Redis, name: str, held: str, *, seconds: float = SECONDS) -> None:
+        """Name the lease; `held` is what a person is told when another has it."""
+        self._redis = client
+        self._key = _key(name)
+        self._held = held
+        self._milliseconds = int(seconds * 1000)
+        self._token = secrets.token_hex(8)
+        self._renew = client.register_script(_RENEW)
+        self._stop = threading.Event()
+        self._lost = False
+        self._thread: threading.Thread | None = None
+
+    def acquire(self) -> bool:
+        """Take it, or renew it; False when another process has it. Raises `BrokerError`."""
+        with broker_errors():
+            return bool(self._renew([self._key], [self._token, self._milliseconds]))
+
+    def check(self) -> None:
+        """Raise `LeaseLostError` when another process has taken it meanwhile."""
+        if self._lost:
+            raise LeaseLostError(f"{self._held}; this one was stopped for too long and ends")
+
+    def __enter__(self) -> Self:
+        if not self.acquire():
+            raise LeaseHeldError(self._held)
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+        try:
+            with broker_errors():
+                self._redis.eval(_RELEASE, 1, self._key, self._token)
+        except BrokerError:
+            pass  # it runs out by itself
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self._milliseconds / 3000):
+            try:
+                self._lost = not self.acquire()
+            except BrokerError:
+                continue  # who cannot be renewed cannot be taken by another either
