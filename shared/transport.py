@@ -5,7 +5,7 @@ does both, so a message is always either in its queue or recorded. The lease on 
 while its worker lives, so that a long task is not handed out twice and a dead worker's messages come back soon.
 
 A free worker waits in `BLMOVE queue queue RIGHT RIGHT`, which moves the next message onto its own place: it blocks until
-there is one and takes nothing.
+there is one and takes nothing. It can watch one queue only: of several the last, which is the one that is fed most.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ return false
 
 WAIT_SECONDS = 1
 """Longest wait on one queue; bounds how late a message is seen whose waiting worker died."""
-SEVERAL_WAIT_SECONDS = 0.05
-"""Wait between two looks where a worker serves several queues, which one `BLMOVE` cannot watch."""
+SEVERAL_WAIT_SECONDS = 0.1
+"""Wait between two looks at the other queues of a worker that serves several."""
 
 
 class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
@@ -92,10 +92,12 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             names = [queue for _ in self.priority_steps for queue in queues]
             fixed = [self.unacked_index_key, self.unacked_key]
             command = ["EVAL", _TAKE, len(keys) + 2, *fixed, *keys, time(), *names]
-        elif len(keys) == 1 and not self._full:
-            command = ["BLMOVE", keys[0], keys[0], "RIGHT", "RIGHT", WAIT_SECONDS]
+        elif not self._full:
+            wait = WAIT_SECONDS if len(queues) == 1 else SEVERAL_WAIT_SECONDS
+            last = keys[len(queues) - 1]
+            command = ["BLMOVE", last, last, "RIGHT", "RIGHT", wait]
         else:
-            command = ["BLPOP", f"{self.unacked_key}:nothing", WAIT_SECONDS if self._full else SEVERAL_WAIT_SECONDS]
+            command = ["BLPOP", f"{self.unacked_key}:nothing", WAIT_SECONDS]
         if self.global_keyprefix:
             command = self.client._prefix_args(command)  # noqa: SLF001 - kombu's own hook
         self._in_poll.send_command(*command)

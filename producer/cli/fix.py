@@ -7,10 +7,11 @@ from pathlib import Path  # noqa: TC003 - typer reads the annotation when the pr
 import typer
 
 from producer import repairs
-from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_recipe, load_settings, print_json
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings, print_json
 from producer.cli.services import check_stage
 from producer.cli.status import JobArgument, OutOption, reopen
 from producer.follow import Display
+from producer.inputs import load_recipe
 from shared.errors import UsageError
 
 

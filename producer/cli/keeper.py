@@ -7,7 +7,8 @@ import threading
 
 import typer
 
-from producer.cli.common import BrokerOption, EndpointOption, address, load_settings
+from producer.cli.common import BrokerOption, EndpointOption, load_settings
+from producer.inputs import address
 from producer.keeper import Keeper
 from shared.logs import configure_logging
 

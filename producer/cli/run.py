@@ -12,20 +12,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from producer.cli.common import (
-    BrokerOption,
-    EndpointOption,
-    JsonOption,
-    address,
-    err,
-    load_recipe,
-    load_settings,
-    open_source,
-    print_json,
-)
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings, print_json
 from producer.cli.telling import tell, tell_failures
 from producer.embedded import Stack, scratch
 from producer.follow import Display, Summary
+from producer.inputs import address, load_recipe, open_source
 from producer.launch import env_for
 from producer.needs import needs
 from producer.recipes import find_recipe

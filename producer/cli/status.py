@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from producer.cli.common import BrokerOption, EndpointOption, JsonOption, address, err, load_settings, print_json
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings, print_json
 from producer.collect import REPORT_ITEMS
 from producer.follow import Display, Summary
+from producer.inputs import address
 from producer.rebuild import counted
 from producer.session import Session
 from producer.status import Surroundings

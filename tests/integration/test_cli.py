@@ -17,8 +17,8 @@ import psutil
 import pytest
 from PIL import Image, ImageDraw
 
-from producer.cli.common import load_recipe
 from producer.embedded import free_port
+from producer.inputs import load_recipe
 from shared.errors import ModelMissingError, RecipeError
 from shared.models import REGISTRY
 from shared.recipe import ImageBackground
