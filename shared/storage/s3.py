@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -36,13 +36,13 @@ _REFUSED = {
     "403",
     "AccessDenied",
     "AllAccessDisabled",
-    "ExpiredToken",
     "Forbidden",
     "InvalidAccessKeyId",
-    "InvalidToken",
     "SignatureDoesNotMatch",
     "Unauthorized",
 }
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
+_SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
 _REFUSED_ERRORS = (errors.NoCredentialsError, errors.PartialCredentialsError, errors.ProfileNotFound)
 _WRONG_ADDRESS = (errors.ParamValidationError,)
 
@@ -50,11 +50,13 @@ _WRONG_ADDRESS = (errors.ParamValidationError,)
 class S3Storage:
     """A bucket and a prefix in it; keys are relative to the prefix."""
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str, endpoint: str) -> None:
-        self._client = client
+    def __init__(self, settings: Settings, bucket: str, prefix: str) -> None:
+        self._settings = settings
+        self._opened = _client(settings)
+        self._expired = False
         self._bucket = bucket
         self._prefix = prefix
-        self._endpoint = endpoint
+        self._endpoint = settings.endpoint_url or "AWS"
         self._conditional = True
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
 
@@ -65,8 +67,7 @@ class S3Storage:
         if not bucket:
             raise UsageError(f"{url!r} names no bucket: use s3://bucket/prefix")
         prefix = prefix.strip("/")
-        client = _client(settings)
-        return cls(client, bucket, f"{prefix}/" if prefix else "", settings.endpoint_url or "AWS")
+        return cls(settings, bucket, f"{prefix}/" if prefix else "")
 
     def list(self, prefix: str = "", *, after: str = "") -> Iterator[Stat]:
         """Yield a page of 1,000 at a time; markers of empty folders are left out."""
@@ -95,17 +96,16 @@ class S3Storage:
         return _stat(key, answer)
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
-        """Read an object; its length is checked against what the server announced."""
+        """Read an object; its length and, where the server keeps one, its checksum are compared with what was announced."""
         with self._errors(key):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
             stat = _stat(key, answer)
-            with answer["Body"] as body:
+            # Its own `with` would hand out the raw stream, which checks neither length nor checksum.
+            with closing(answer["Body"]) as body:
                 if limit is not None and stat.size > limit:
                     msg = f"{stat.size} bytes are more than {limit}: raise VITRINA_MAX_BYTES or shrink the file"
                     raise PictureTooLargeError(msg)
                 data = body.read()
-        if len(data) != stat.size:
-            raise StorageError(f"{self.url}/{key}: got {len(data)} of {stat.size} bytes")
         return Blob(data, stat)
 
     def put(
@@ -171,6 +171,13 @@ class S3Storage:
                 if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                     raise
 
+    @property
+    def _client(self) -> S3Client:
+        if self._expired:
+            # Keys that a file, a role or an instance hands out are read anew; those of variables stay what they are.
+            self._opened, self._expired = _client(self._settings, instead_of=self._opened), False
+        return self._opened
+
     @contextmanager
     def _errors(self, key: str, passing: frozenset[str] | set[str] = frozenset()) -> Iterator[None]:
         where = f"{self.url}/{key}"
@@ -198,6 +205,11 @@ class S3Storage:
             return StorageRefusedError(msg)
         if code in _MISSING:
             return ObjectMissingError(f"no object {where}")
+        if code in _EXPIRED:
+            self._expired = True
+            return StorageError(f"{where}: the credentials have expired ({code}): renew them where they come from")
+        if code in _SKEWED:
+            return StorageError(f"{where}: this machine's clock differs from the server's: set it ({code})")
         if code in _REFUSED:
             return StorageRefusedError(f"{where} is refused ({code}): check the credentials and the bucket's policy")
         return StorageError(f"{where}: the server answered {code}")
@@ -208,7 +220,8 @@ _clients: dict[tuple[str, ...], S3Client] = {}
 _lock = threading.Lock()
 
 
-def _client(settings: Settings) -> S3Client:
+def _client(settings: Settings, *, instead_of: S3Client | None = None) -> S3Client:
+    """Return the client of these settings, and another one than `instead_of`."""
     key_id, secret = settings.access_key_id, settings.secret_access_key
     identity = (
         settings.endpoint_url or "",
@@ -219,7 +232,7 @@ def _client(settings: Settings) -> S3Client:
         f"{settings.s3_connect_timeout} {settings.s3_read_timeout}",
     )
     with _lock:
-        if identity not in _clients:
+        if _clients.get(identity) in {None, instead_of}:
             _clients[identity] = _new_client(settings)
         return _clients[identity]
 
