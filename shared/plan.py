@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from shared.recipe import ModelSection, Recipe, Section
 
 REVISIONS: Mapping[StageName, Mapping[str, str]] = {
-    "segmentation": {"saliency": "u2netp-1", "sam": "1", "none": "1"},
-    "inpainting": {"studio": "1", "color": "1", "image": "1", "transparent": "1", "diffusion": "1"},
+    "segmentation": {"saliency": "u2netp-1.1", "sam": "1.1", "none": "1"},
+    "inpainting": {"studio": "2", "color": "2", "image": "2", "transparent": "1", "diffusion": "1"},
     "captioning": {"labels": "efficientnet-lite0-1", "blip2": "1", "vlm": "1", "none": "1"},
 }
 """Raise a model's revision whenever the same photo and settings could give other bytes: old outputs are then no longer taken for done."""

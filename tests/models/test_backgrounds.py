@@ -15,6 +15,7 @@ from shared.recipe import Recipe
 from workers.inpainting import BACKGROUNDS
 from workers.inpainting.compose import compose, eroded
 from workers.inpainting.framing import Framed, frame
+from workers.inpainting.shadow import cast_shadow, footing
 from workers.stage import Result, Work
 
 LIMITS = {"max_bytes": 50_000_000, "max_pixels": 64_000_000}
@@ -153,6 +154,64 @@ def test_a_light_product_stands_out_from_its_backdrop() -> None:
     with Image.open(io.BytesIO(result.artifacts["image"].data)) as image:
         backdrop = np.asarray(image.convert("L"))[:20].mean()
     assert backdrop < 225
+
+
+def backdrop(product: str, **background: object) -> np.ndarray:
+    """Set a product of one colour on the studio's backdrop; returns the picture's top rows as numbers."""
+    task = work("studio", {}, source=Image.new("RGB", (160, 120), product))
+    recipe = Recipe.from_mapping({"background": {"model": "studio", **background}, "picture": {"format": "png"}})
+    result = finished("studio", Work(task.key, recipe, task.source, task.inputs, seed=3))
+    with Image.open(io.BytesIO(result.artifacts["image"].data)) as image:
+        return np.asarray(image.convert("RGB"))[:20].astype(int)
+
+
+def test_products_of_one_catalogue_stand_on_one_backdrop() -> None:
+    """Whatever their hue, the grey behind them is the same and has none."""
+    grey = backdrop("red")
+    assert np.ptp(grey, axis=2).max() <= 1
+    for color in ("lime", "yellow", "navy", "orange", "black"):
+        assert np.array_equal(backdrop(color), grey), color
+
+
+def test_a_colour_of_ones_own_wins_over_the_neutral_backdrop() -> None:
+    """A brand's blue stays blue."""
+    mean = backdrop("red", color="#3366cc").mean(axis=(0, 1))
+    assert np.abs(mean - [0x33, 0x66, 0xCC]).max() < 16
+
+
+def outlined(draw: str) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """Draw a silhouette of 200 x 200 pixels in a frame of 400 x 400: a bottle's or a shirt's; returns it and its box."""
+    mask = Image.new("L", (400, 400))
+    pen = ImageDraw.Draw(mask)
+    if draw == "shirt":
+        pen.rectangle((100, 100, 299, 160), fill=255)  # the sleeves
+        pen.rectangle((150, 100, 249, 299), fill=255)
+    else:
+        pen.rectangle((100, 140, 299, 299), fill=255)
+        pen.rectangle((170, 100, 229, 140), fill=255)  # the neck
+    return np.asarray(mask), (100, 100, 300, 300)
+
+
+def shades(draw: str) -> tuple[float, float, float]:
+    """Cast the silhouette's shadow on white: how dark it is four pixels above, beside and below."""
+    mask, box = outlined(draw)
+    dark = 255 - cast_shadow(np.full((400, 400, 3), 255, np.uint8), mask, box, 0.45)[..., 0].astype(float)
+    return dark[96, 200], dark[150, 303], dark[303, 200]
+
+
+def test_what_stands_has_the_floors_shadow_and_what_lies_an_even_rim() -> None:
+    """A bottle is darkest below; a shirt seen from above is shaded alike on all sides, a little more below."""
+    above, _, below = shades("bottle")
+    assert below > 3 * above > 0
+    above, beside, below = shades("shirt")
+    assert above <= beside <= below < 2.5 * above
+    assert above > 5
+
+
+@pytest.mark.parametrize(("draw", "sure"), [("bottle", 1.0), ("shirt", 0.0)])
+def test_a_wide_sole_tells_what_stands(draw: str, sure: float) -> None:
+    """As wide below as anywhere is standing; half as wide is not."""
+    assert footing(*outlined(draw)) == sure
 
 
 def test_a_flat_picture_needs_review() -> None:

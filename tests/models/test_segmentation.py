@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from workers.stage import Result, Work
 
 pytest.importorskip("onnxruntime", reason="the worker's libraries are not installed")
 
+from workers.segmentation.refine import refine
 from workers.segmentation.saliency import SaliencyModel
 from workers.segmentation.supplied import SuppliedModel
 
@@ -62,6 +64,13 @@ def truth(photo: Path) -> np.ndarray:
     return np.asarray(Image.open(CATALOGUE / "masks" / f"{photo.stem}.png").convert("L")) > 127
 
 
+def haze(mask: np.ndarray) -> float:
+    """Measure what is half-transparent over more than nine pixels each way, where an edge is two or three, in parts of the product."""
+    soft = ((mask > 25) & (mask < 230)).astype(np.uint8)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (9, 9))
+    return cv2.morphologyEx(soft, cv2.MORPH_OPEN, disc).sum() / (mask > 127).sum()
+
+
 def blob(width: int, height: int) -> Image.Image:
     """Draw a dark red ellipse on light grey."""
     y, x = np.mgrid[:height, :width]
@@ -76,7 +85,7 @@ def recipe(**segmentation: object) -> Recipe:
 
 @needs_catalogue
 def test_masks_agree_with_the_truth_and_product_pixels_are_the_photos_own(model: SaliencyModel) -> None:
-    """Over the catalogue the mean IoU is at least 0.985 and none is under 0.94; opaque pixels are exact; no gate objects."""
+    """Over the catalogue the mean IoU is at least 0.985 and none is under 0.94; opaque pixels are exact; only white on white is doubted."""
     scores = {}
     for photo in PHOTOS:
         result = run(model, photo.read_bytes())
@@ -86,8 +95,9 @@ def test_masks_agree_with_the_truth_and_product_pixels_are_the_photos_own(model:
         source = np.asarray(Image.open(photo).convert("RGB"))
         np.testing.assert_array_equal(cutout[..., 3], mask)
         np.testing.assert_array_equal(cutout[mask == 255, :3], source[mask == 255])
-        assert (mask[true] == 255).mean() > 0.9, f"{photo.stem}: the product is see-through"
-        assert result.reasons == (), photo.stem
+        assert (mask[true] == 255).mean() > 0.95, f"{photo.stem}: the product is see-through"
+        assert haze(mask) < 0.001, f"{photo.stem}: there is smoke around the product"
+        assert result.reasons == (("mask_faint",) if photo.stem == "white-hoodie--white" else ()), photo.stem
     assert np.mean(list(scores.values())) >= 0.985, scores
     assert min(scores.values()) >= 0.94, scores
 
@@ -103,6 +113,34 @@ def test_refining_gains_over_the_enlarged_map(model: SaliencyModel) -> None:
     ]
     plain, refined = ((mask & true).sum() / (mask | true).sum() for mask in masks)
     assert refined > plain + 0.01
+
+
+def bulging() -> tuple[Image.Image, np.ndarray, np.ndarray]:
+    """Draw a striped box before a striped wall, and a map of it that takes in six pixels of the wall on its right."""
+    rows = np.arange(400)[:, None] // 20 % 2
+    inside = np.zeros((400, 400), bool)
+    inside[60:340, 80:300] = True
+    product = np.where(rows[..., None], [245, 245, 245], [30, 90, 220])
+    wall = np.where(rows[..., None], [150, 95, 75], [215, 165, 140])
+    wrong = inside.copy()
+    wrong[60:340, 300:306] = True
+    colors = np.where(inside[..., None], product, wall).astype(np.uint8)
+    return Image.fromarray(colors), wrong.astype(np.float32), inside
+
+
+def test_colours_that_only_the_background_has_leave_the_cut_out() -> None:
+    """Where the map takes a strip of wall for the product, no line through both products' and wall's colours tells them apart; how often each is seen does."""
+    photo, wrong, inside = bulging()
+    mask = refine(photo, wrong) > 127
+    assert (mask != inside).mean() < 0.1 * (wrong.astype(bool) != inside).mean()
+
+
+def test_where_the_colours_say_nothing_the_map_is_believed() -> None:
+    """A product of the background's own colours keeps the map's outline."""
+    photo = Image.fromarray(np.random.default_rng(5).integers(90, 160, (400, 400, 3)).astype(np.uint8))
+    _, map_, _ = bulging()
+    mask = refine(photo, map_) > 127
+    assert (mask != map_.astype(bool)).mean() < 0.005
 
 
 @needs_catalogue

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from shared.errors import NoProductError
 from shared.recipe import MaskGates
 
 pytest.importorskip("cv2", reason="the worker's libraries are not installed")
 
-from workers.segmentation.gates import mask_reasons
+from workers.segmentation.gates import MAX_FAINT, mask_reasons
+from workers.segmentation.outline import faint_part
 from workers.segmentation.refine import tidy
 
 
@@ -80,6 +82,35 @@ def test_an_unsure_map_is_unstable() -> None:
     slope = np.tile(np.linspace(0, 1, 200, dtype=np.float32), (100, 1))
     assert mask_reasons(mask, MaskGates(), step)[1]["stability"] == 1
     assert mask_reasons(mask, MaskGates(), slope)[0] == ("mask_unstable",)
+
+
+def photo_of(mask: np.ndarray, product: tuple[int, int, int], background: tuple[int, int, int]) -> Image.Image:
+    """Colour a mask, with a camera's noise."""
+    colors = np.where(mask[..., None] > 0, product, background)
+    return Image.fromarray(
+        (colors + np.random.default_rng(2).normal(0, 1.5, colors.shape)).clip(0, 255).astype(np.uint8)
+    )
+
+
+def test_an_outline_that_nobody_can_see_is_faint() -> None:
+    """White on white is a guess all around; a shade of grey that shows is not, nor is what the frame cuts off."""
+    mask = blank()
+    mask[20:, 50:150] = 255
+    assert faint_part(photo_of(mask, (250, 250, 250), (252, 251, 252)), mask) > 0.9
+    assert faint_part(photo_of(mask, (238, 238, 238), (252, 252, 252)), mask) == 0
+    assert faint_part(photo_of(mask, (150, 20, 30), (225, 225, 225)), mask) == 0
+    everything = np.full_like(mask, 255)
+    assert faint_part(photo_of(everything, (250, 250, 250), (0, 0, 0)), everything) == 0
+
+
+def test_a_faint_outline_is_doubted_by_how_much_of_it_there_is() -> None:
+    """A corner may be lost in the light; more needs a look."""
+    mask = blank()
+    mask[25:75, 50:150] = 255
+    assert mask_reasons(mask, MaskGates(), faint=MAX_FAINT)[0] == ()
+    reasons, measures = mask_reasons(mask, MaskGates(), faint=0.14)
+    assert reasons == ("mask_faint",)
+    assert measures["faint"] == 0.14
 
 
 def test_tidying_closes_pinholes_and_drops_crumbs_but_keeps_a_handle() -> None:

@@ -76,7 +76,7 @@ class DrawnBackground(ABC):
 
 
 class StudioModel(DrawnBackground):
-    """A neutral gradient that suits the product, with a contact shadow."""
+    """A neutral gradient, darker behind a white product, with a soft shadow."""
 
     name = "studio"
     generated = True

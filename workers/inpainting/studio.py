@@ -1,4 +1,4 @@
-"""A photographer's backdrop: a neutral sweep from wall to floor that suits the product's colours."""
+"""A photographer's backdrop: a neutral sweep from wall to floor, bright but for white products."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ if TYPE_CHECKING:
 
 _WORKING = 256
 # Pixels of the longer side at which the gradient is computed; it is smooth, so enlarging loses nothing.
-_LIGHT = 78.0
-# Mean lightness (CIELAB, 0 to 100) above which a product would vanish on a bright backdrop.
-_TINT = 2.5
-# Chroma of the backdrop's tint: seen only beside a pure grey.
+_LIGHTNESS = 93.0, 85.0
+# The backdrop's (CIELAB, 0 to 100), and the one for products that would vanish on it.
+_VANISHING = 10.0
+# Distance in CIELAB within which a product's pixels are hard to tell from the backdrop: white and light grey, no hue.
+_PARTS = 0.25, 0.75
+# Vanishing parts of the product between which the backdrop goes from the one to the other.
 
 
 def backdrop_color(product: Framed) -> tuple[float, float, float]:
-    """Choose the backdrop's colour in CIELAB: bright for dark and middling products, a calm grey for light ones, faintly tinted against their hue."""
+    """Choose the backdrop's colour in CIELAB: neutral for every product, as a page of many wants it, and darker for a white one."""
     sample = product.source[product.alpha > 200][:: max(1, product.alpha.size // 200_000)]  # noqa: PLR2004 - surely product
     if not sample.size:
-        return 92.0, 0.0, 0.0
+        return _LIGHTNESS[0], 0.0, 0.0
     lab = cv2.cvtColor(sample.reshape(1, -1, 3).astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
-    lightness = float(np.median(lab[:, 0]))
-    a, b = float(np.mean(lab[:, 1])), float(np.mean(lab[:, 2]))
-    chroma = float(np.hypot(a, b))
-    tint = -_TINT / chroma if chroma > 4 else 0.0  # noqa: PLR2004 - below it the product has no hue
-    return (83.0 if lightness > _LIGHT else 93.0), a * tint, b * tint
+    vanishing = (np.linalg.norm(lab - (_LIGHTNESS[0], 0, 0), axis=1) < _VANISHING).mean()
+    return float(np.interp(vanishing, _PARTS, _LIGHTNESS)), 0.0, 0.0
 
 
 def hex_to_lab(color: str) -> tuple[float, float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, cast
 
 import cv2
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-_ROOM = 0.05
-# Margin around the product in parts of its mean side.
 _REACH = 0.008
 # How far, in parts of the product's mean side, pure colours are first looked for; then 4 and 16 times as far.
 
@@ -50,21 +47,12 @@ def clean_colors(rgb: Image.Image, alpha: NDArray[np.uint8]) -> NDArray[np.uint8
     of the two guesses leaves unexplained. Only pixels of alpha 1 to 254 change.
     """
     out = np.array(rgb)
-    rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
-    if not rows.size:
+    box = Box.around(alpha)
+    if box is None:
         return out
-    # Room for pure background all around, where the frame has it.
-    room = 8 + int(_ROOM * math.sqrt(len(rows) * len(columns)))
-    box = Box(
-        max(0, int(columns[0]) - room),
-        max(0, int(rows[0]) - room),
-        min(rgb.width, int(columns[-1]) + 1 + room),
-        min(rgb.height, int(rows[-1]) + 1 + room),
-    )
     size = box.reduced(FIT_PIXELS)
-    window = (box.left, box.top, box.right, box.bottom)
-    small = _unit(rgb.resize(size, Image.Resampling.BOX, box=window))
-    weight = _unit(Image.fromarray(alpha).resize(size, Image.Resampling.BOX, box=window))
+    small = _unit(rgb.resize(size, Image.Resampling.BOX, box=box.window))
+    weight = _unit(Image.fromarray(alpha).resize(size, Image.Resampling.BOX, box=box.window))
     guesses = np.dstack([_pure(small, weight), _pure(small, 1 - weight)])
     for top, bottom in box.strips():
         strip = np.s_[box.top + top : box.top + bottom, box.left : box.right]

@@ -18,6 +18,8 @@ INSIDE = 128
 """A pixel whose mask is at least this belongs to the product (0 to 255)."""
 CRUMB = 0.01
 """A piece smaller than this part of the largest one is not counted as a fragment."""
+MAX_FAINT = 0.05
+"""Largest part of the outline that may run where the photo shows no edge, as on a white product before white."""
 _LOW, _HIGH = 0.3, 0.7
 # The two cuts of the stability measure: a sure model has little in between.
 _LABEL_PIXELS = 2_000_000
@@ -25,13 +27,14 @@ _LABEL_PIXELS = 2_000_000
 
 
 def mask_reasons(
-    mask: NDArray[np.uint8], gates: MaskGates, saliency: NDArray[np.float32] | None = None
+    mask: NDArray[np.uint8], gates: MaskGates, saliency: NDArray[np.float32] | None = None, faint: float | None = None
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Judge a finished mask.
 
     `mask` is height x width, 0 to 255; `saliency`, where a model made the mask, is its map of any size, 0 to 1, and gives the
-    stability. Returns the reasons (of `mask_small`, `mask_large`, `mask_border`, `mask_fragments`, `mask_unstable`) and the measures
-    `area` and `border` (fractions), `fragments` (a count) and `stability` (IoU).
+    stability; `faint` is the part of the outline where the photo shows no edge (see `outline.faint_part`). Returns the reasons (of
+    `mask_small`, `mask_large`, `mask_border`, `mask_fragments`, `mask_unstable`, `mask_faint`) and the measures `area`, `border` and
+    `faint` (fractions), `fragments` (a count) and `stability` (IoU).
 
     Raises `NoProductError` when no pixel belongs to the product.
     """
@@ -53,6 +56,9 @@ def mask_reasons(
     if saliency is not None:
         measures["stability"] = round(stability(saliency), 4)
         failed["mask_unstable"] = measures["stability"] < gates.min_stability
+    if faint is not None:
+        measures["faint"] = round(faint, 4)
+        failed["mask_faint"] = faint > MAX_FAINT
     return tuple(reason for reason, doubt in failed.items() if doubt), measures
 
 

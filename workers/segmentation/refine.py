@@ -1,7 +1,8 @@
 """A matte at the photo's full resolution out of a model's coarse map: edges that follow the picture.
 
 A guided filter (He, Sun, Tang 2013): near each edge alpha is a linear function of colour, fitted to the coarse map on a reduced picture
-and applied at full resolution. Memory beyond the matte itself is bounded for any photo.
+and applied at full resolution. Before it, the colours of the product and of its surroundings have a say in the map. Memory beyond
+the matte itself is bounded for any photo.
 """
 
 from __future__ import annotations
@@ -31,15 +32,27 @@ STRIP_PIXELS = 1_000_000
 HOLE = 0.003
 """A hole smaller than this part of the product is the model's doubt, not a mug's handle."""
 
+_ROOM = 0.05
+# Margin around the product in parts of its mean side.
 _RADII = 0.02, 0.01
 # Radii of the two fits in parts of the photo's mean side: the first spans the coarse map's error (five of its 320 pixels), the second
 # sharpens what the first found. Larger ones gained on some products and lost on white on white.
 _SMOOTHNESS = 1e-4
 # Variance of colour (0 to 1) under which the picture shows no edge to follow: JPEG noise stays below.
-_EXPLAINED = 0.6, 0.9
+_EXPLAINED = 0.7, 0.95
 # Share of the map's variance that colour must explain for the fit to count not at all, and fully.
-_LEVELS = 0.12, 0.88
+_DECIDED = 0.4, 0.6
+# Between the fits nearly every pixel is decided: a haze that the second fit is given comes out as smoke around the product.
+_LEVELS = 0.2, 0.8
 # The filter leaves a haze of this much on either side of an edge.
+_SHADES = 8
+# Steps per channel in which colours are counted: as coarse as a surface's own shading.
+_WEIGHT = 1 / 3
+# Of what the colours say, because neighbouring pixels say the same thing again; 0.2 to 0.5 measured alike.
+_UNSEEN = 1e-4
+# A colour as rare as this among the sure pixels says nothing.
+_ODDS = 9.0
+# Largest odds that the map, and the colours, can claim: a sure map and clear colours that contradict it leave the matter open.
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,22 @@ class Box:
     def height(self) -> int:
         """Pixels."""
         return self.bottom - self.top
+
+    @classmethod
+    def around(cls, alpha: Bytes) -> Box | None:
+        """Find the part of a matte (height x width) that holds all that is not 0, with room for pure background; None without any."""
+        rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+        if not rows.size:
+            return None
+        height, width = alpha.shape
+        room = 8 + int(_ROOM * math.sqrt(len(rows) * len(columns)))
+        left, top, right, bottom = (int(side) for side in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        return cls(max(0, left - room), max(0, top - room), min(width, right + room), min(height, bottom + room))
+
+    @property
+    def window(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom, as Pillow takes them."""
+        return self.left, self.top, self.right, self.bottom
 
     def reduced(self, pixels: int) -> tuple[int, int]:
         """Return the width and height of this part shrunk, if need be, to at most about `pixels` pixels."""
@@ -95,15 +124,15 @@ def refine(rgb: Image.Image, saliency: Floats) -> Bytes:
     guide = _crop(rgb, box, small)
     coarse = _crop_map(saliency, box, rgb.size, small)
     lower, upper = _sure(coarse, coarse_radius)
-    fit = _fit(guide, coarse, coarse_radius)
-    first = cast("Floats", np.clip(_levels(_apply(fit, guide)), lower, upper))
+    fit = _fit(guide, _weighed(coarse, guide, lower, upper), coarse_radius)
+    first = cast("Floats", np.clip(_levels(_apply(fit, guide), *_DECIDED), lower, upper))
     fit = _fit(guide, first, fine_radius)
     known = cast("Floats", np.dstack([fit, lower, upper]).astype(np.float32, copy=False))
     for top, bottom in box.strips():
         rows = cut_rows(known, box, top, bottom)
         window = (box.left, box.top + top, box.right, box.top + bottom)
         colors = cast("Floats", np.asarray(rgb.crop(window), np.float32) / np.float32(255))
-        part = np.clip(_levels(_apply(rows[..., :4], colors)), rows[..., 4], rows[..., 5])
+        part = np.clip(_levels(_apply(rows[..., :4], colors), *_LEVELS), rows[..., 4], rows[..., 5])
         alpha[window[1] : window[3], box.left : box.right] = to_bytes(part)
     tidy(alpha[box.top : box.bottom, box.left : box.right])
     return alpha
@@ -168,8 +197,7 @@ def _product_box(saliency: Floats, size: tuple[int, int]) -> Box | None:
 
 def _crop(rgb: Image.Image, box: Box, size: tuple[int, int]) -> Floats:
     """Cut a part out of a photo and shrink it to `size`; 0 to 1."""
-    window = (box.left, box.top, box.right, box.bottom)
-    small = rgb.resize(size, Image.Resampling.BOX, box=window)
+    small = rgb.resize(size, Image.Resampling.BOX, box=box.window)
     return cast("Floats", np.asarray(small, np.float32) / np.float32(255))
 
 
@@ -186,8 +214,27 @@ def _sure(coarse: Floats, radius: int) -> tuple[Floats, Floats]:
     """Bound the matte from below and above: away from the coarse edge the model is believed, whatever the colours say."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     # Constant borders as OpenCV sets them: the frame's edge is no edge of the product.
-    product = (coarse > 0.5).astype(np.float32)  # noqa: PLR2004 - the model's own cut
-    return cast("Floats", cv2.erode(product, kernel)), cast("Floats", cv2.dilate(product, kernel))
+    product = (coarse > 0.5).astype(np.uint8)  # noqa: PLR2004 - the model's own cut
+    return cv2.erode(product, kernel).astype(np.float32), cv2.dilate(product, kernel).astype(np.float32)
+
+
+def _weighed(coarse: Floats, guide: Floats, lower: Floats, upper: Floats) -> Floats:
+    """Weigh the map against the colours: Bayes' rule, with how often each colour is seen in the sure product and in the sure background."""
+    shades = np.minimum(guide * _SHADES, _SHADES - 1).astype(np.int32)
+    shade = (shades[..., 0] * _SHADES + shades[..., 1]) * _SHADES + shades[..., 2]
+    inside, outside = (_frequencies(shade[sure]) for sure in (lower > 0, upper == 0))
+    # The more colours both share, as a white product on white does, the less they say.
+    say = _WEIGHT * (1 - float(np.minimum(inside, outside).sum()))
+    odds = np.clip(((inside + _UNSEEN) / (outside + _UNSEEN)) ** say, 1 / _ODDS, _ODDS).astype(np.float32)
+    least = np.float32(1 / (1 + _ODDS))
+    prior = np.clip(coarse, least, 1 - least)
+    product = prior * odds[shade]
+    return cast("Floats", np.clip(product / (product + 1 - prior), lower, upper))
+
+
+def _frequencies(shade: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return how large a part of some pixels has each shade; zeros of no pixels."""
+    return np.bincount(shade, minlength=_SHADES**3) / max(1, shade.size)
 
 
 def _mean(values: Floats, radius: int) -> Floats:
@@ -236,8 +283,7 @@ def _apply(fit: Floats, colors: Floats) -> Floats:
     return cast("Floats", np.einsum("ijk,ijk->ij", fit[..., :3], colors) + fit[..., 3])
 
 
-def _levels(alpha: Floats) -> Floats:
-    low, high = _LEVELS
+def _levels(alpha: Floats, low: float, high: float) -> Floats:
     return (alpha - low) / (high - low)
 
 

@@ -56,7 +56,8 @@ class SaliencyModel:
         del device
         import cv2  # noqa: PLC0415 - heavy
 
-        import workers.segmentation.cutout  # noqa: F401, PLC0415 - so that no task's thread pays for the import
+        import workers.segmentation.cutout  # noqa: PLC0415 - so that no task's thread pays for the import
+        import workers.segmentation.outline  # noqa: F401, PLC0415 - as above
 
         self._network.load(threads)
         cv2.setNumThreads(1)  # `finish` already runs in many threads
@@ -83,6 +84,7 @@ class SaliencyModel:
         """Make the mask at full resolution, judge it, cut out. Raises `NoProductError`."""
         from workers.segmentation.cutout import artifacts  # noqa: PLC0415 - heavy
         from workers.segmentation.gates import mask_reasons  # noqa: PLC0415 - heavy
+        from workers.segmentation.outline import faint_part  # noqa: PLC0415 - heavy
         from workers.segmentation.refine import refine, upsample  # noqa: PLC0415 - heavy
 
         settings = _settings(work.recipe)
@@ -93,7 +95,7 @@ class SaliencyModel:
             return Result(artifacts(rgb, mask, mixed=False), reasons, {**measures, "source": "alpha", "refined": False})
         saliency = normalize(output)
         mask = refine(rgb, saliency) if settings.refine else upsample(saliency, rgb.size)
-        reasons, measures = mask_reasons(mask, settings.gates, saliency)
+        reasons, measures = mask_reasons(mask, settings.gates, saliency, faint_part(rgb, mask))
         measures |= {"source": "model", "refined": settings.refine}
         return Result(artifacts(rgb, mask, mixed=True), reasons, measures)
 
