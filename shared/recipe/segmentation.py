@@ -19,6 +19,8 @@ class MaskGates(Section):
     max_fragments: int = Field(default=6, ge=1)
     min_stability: Fraction = 0.85
     """Smallest overlap (IoU) of the masks cut at a low and at a high threshold."""
+    max_faint: Fraction = 0.05
+    """Largest part of the outline that may run where the photo shows no edge, as on a white product before white."""
 
 
 class SaliencySegmentation(ModelSection):

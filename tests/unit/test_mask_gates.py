@@ -11,7 +11,7 @@ from shared.recipe import MaskGates
 
 pytest.importorskip("cv2", reason="the worker's libraries are not installed")
 
-from workers.segmentation.gates import MAX_FAINT, mask_reasons
+from workers.segmentation.gates import mask_reasons
 from workers.segmentation.outline import faint_part
 from workers.segmentation.refine import tidy
 
@@ -107,7 +107,7 @@ def test_a_faint_outline_is_doubted_by_how_much_of_it_there_is() -> None:
     """A corner may be lost in the light; more needs a look."""
     mask = blank()
     mask[25:75, 50:150] = 255
-    assert mask_reasons(mask, MaskGates(), faint=MAX_FAINT)[0] == ()
+    assert mask_reasons(mask, MaskGates(), faint=MaskGates().max_faint)[0] == ()
     reasons, measures = mask_reasons(mask, MaskGates(), faint=0.14)
     assert reasons == ("mask_faint",)
     assert measures["faint"] == 0.14

@@ -18,8 +18,6 @@ INSIDE = 128
 """A pixel whose mask is at least this belongs to the product (0 to 255)."""
 CRUMB = 0.01
 """A piece smaller than this part of the largest one is not counted as a fragment."""
-MAX_FAINT = 0.05
-"""Largest part of the outline that may run where the photo shows no edge, as on a white product before white."""
 _LOW, _HIGH = 0.3, 0.7
 # The two cuts of the stability measure: a sure model has little in between.
 _LABEL_PIXELS = 2_000_000
@@ -58,7 +56,7 @@ def mask_reasons(
         failed["mask_unstable"] = measures["stability"] < gates.min_stability
     if faint is not None:
         measures["faint"] = round(faint, 4)
-        failed["mask_faint"] = faint > MAX_FAINT
+        failed["mask_faint"] = faint > gates.max_faint
     return tuple(reason for reason, doubt in failed.items() if doubt), measures
 
 

@@ -14,6 +14,7 @@ from shared.pictures import Picture, decode
 from shared.recipe import SamSegmentation
 from workers.segmentation.cutout import artifacts
 from workers.segmentation.gates import mask_reasons
+from workers.segmentation.outline import faint_part
 from workers.segmentation.refine import refine
 from workers.segmentation.sam.choice import Choice, choose, seed_background
 from workers.segmentation.sam.drawing import enlarge, flags, reduced, seed_matte, soft, union
@@ -142,7 +143,7 @@ class SamModel:
             logits = union(output, choice.members)
             likely = soft(logits)
             mask = refine(rgb, likely) if settings.refine else enlarge(logits, rgb.size)
-            reasons, found = mask_reasons(mask, settings.gates, likely)
+            reasons, found = mask_reasons(mask, settings.gates, likely, faint_part(rgb, mask))
             measures |= {"score": choice.score, "runner_up": choice.runner_up, "masks": len(choice.members)}
             measures["refined"] = settings.refine
             if item.prompt is None and (choice.lead < settings.min_lead or not choice.grounded):
