@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from shared.storage import Stat, Storage
 
 REPORT_ITEMS = 5000
-"""Cards in a report unless asked for more: about 150 MB of page."""
-SIDE = 192
-"""Pixels of a thumbnail's longer side."""
+"""Cards in a report unless asked for more: about 165 MB of page."""
+SIDE, LARGE_SIDE = 192, 288
+"""Pixels of a thumbnail's longer side: the steps', and the result's, which is shown at about that size."""
 READERS = 8
 """Items read at once: storage answers slower than a thumbnail is made."""
 PORTION = 64
@@ -210,7 +210,9 @@ class Collector:
             except (ItemError, StorageError, OSError):
                 continue  # a failed item has only some of its pictures; the card says why
             transparent = image.mode in {"RGBA", "LA"}
-            pictures.setdefault(kind.partition("_")[0], []).append(thumbnail(image, SIDE, checkerboard=transparent))
+            family = kind.partition("_")[0]
+            side = LARGE_SIDE if kind == "image" else SIDE
+            pictures.setdefault(family, []).append(thumbnail(image, side, checkerboard=transparent))
         return pictures
 
 

@@ -84,6 +84,9 @@ def _csv_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.reader(file, strict=True)
     try:
         header = next(reader, None)
+        if header and len(header) == 1 and (separator := next((mark for mark in ";\t|" if mark in header[0]), "")):
+            name = {"\t": "a tab", ";": "a semicolon", "|": "a bar"}[separator]
+            raise UsageError(f"{path}: its columns are separated by {name}: save it with commas between them")
         if header is None or "key" not in header:
             raise UsageError(f"{path}: the first line must name the columns, one of them `key`")
         if doubled := sorted({name for name in header if header.count(name) > 1})[:SHOWN]:
@@ -92,7 +95,8 @@ def _csv_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
             if not cells:
                 continue
             if len(cells) != len(header):
-                yield reader.line_num, {"": f"{len(cells)} cells where the first line names {len(header)} columns"}
+                found = f"{len(cells)} cells where the first line names {len(header)} columns"
+                yield reader.line_num, {"": f"{found}: put quotes around a cell that holds commas"}
                 continue
             yield reader.line_num, dict(zip(header, cells, strict=True))
     except csv.Error as error:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,13 +20,21 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
 
 
+def _message(record: logging.LogRecord) -> str:
+    """Return the message as one line, whatever a library put in it."""
+    return re.sub(r"\s*[\r\n]+\s*", " ", record.getMessage()).strip()
+
+
 class TextFormatter(logging.Formatter):
     """`12:00:00 INFO segmentation done shoes/1.jpg 0.31s` for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line; what cannot be printed is escaped, so that a strange name cannot forge another line."""
+        """Write one line, and below it the traceback where there is one.
+
+        What cannot be printed is escaped, so that a strange name cannot forge another line.
+        """
         fields = _fields(record)
-        message = "".join(char if char.isprintable() else repr(char)[1:-1] for char in record.getMessage())
+        message = "".join(char if char.isprintable() else repr(char)[1:-1] for char in _message(record))
         parts = [time.strftime("%H:%M:%S", time.localtime(record.created)), record.levelname]
         parts += [str(fields["stage"])] if "stage" in fields else []
         parts += [message]
@@ -42,12 +52,31 @@ class JsonFormatter(logging.Formatter):
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
             **_fields(record),
         }
         if record.exc_info:
             row["traceback"] = self.formatException(record.exc_info)
         return json.dumps(row, default=str)
+
+
+class BrokerWords(logging.Filter):
+    """Says in our words what Celery's consumer says, two lines long, of a broker that is away."""
+
+    LOGGER = "celery.worker.consumer.consumer"
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Reword the record and let it pass."""
+        if str(record.msg).startswith("consumer: Cannot connect") and isinstance(record.args, tuple):
+            _, error, step = record.args
+            record.msg = "the broker does not answer: %s; the worker waits for it and then goes on by itself. %s"
+            record.args = (str(error).rstrip("."), str(step).replace("/None", ""))
+        return True
+
+
+def quiet_root_warning() -> None:
+    """Silence Celery's advice against root: it is given for pickled messages, which we refuse; our containers run as another user anyway."""
+    warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
 
 
 def configure_logging(settings: Settings) -> None:
@@ -57,3 +86,6 @@ def configure_logging(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for noisy in ("botocore", "boto3", "urllib3", "celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    consumer = logging.getLogger(BrokerWords.LOGGER)
+    if not any(isinstance(known, BrokerWords) for known in consumer.filters):
+        consumer.addFilter(BrokerWords())

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from shared.errors import UsageError
 from shared.settings import Settings
+from shared.wording import fault
 
 err = Console(stderr=True, highlight=False)
 """Messages and progress; stdout is for data."""
@@ -29,7 +30,7 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        problems = "; ".join(f"VITRINA_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(f"VITRINA_{str(e['loc'][0]).upper()} {fault(e)}" for e in error.errors())
         raise UsageError(f"wrong setting: {problems}") from None
 
 

@@ -22,11 +22,22 @@ from shared.recipe import Recipe
 if TYPE_CHECKING:
     from shared.settings import Settings
 
+BUCKETS = 5
+"""Named in the S3 row."""
+_AWS = {
+    "AWS_ACCESS_KEY_ID",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_PROFILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+}
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
 
-    @app.command(epilog="Example:  vitrina doctor --broker redis://queue/0")
+    @app.command(epilog="Example:  vitrina doctor --broker redis://queue:6379/0")
     def doctor(
         broker: str | None = BrokerOption,
         endpoint_url: str | None = EndpointOption,
@@ -67,7 +78,25 @@ def findings(settings: Settings, recipe: Recipe) -> list[tuple[str, bool | None,
         rows.append(("broker", True, "answers"))
     except VitrinaError as error:
         rows.append(("broker", False if given else None, str(error) if given else "none given: `run` starts its own"))
-    return rows
+    return [*rows, storage(settings)]
+
+
+def storage(settings: Settings) -> tuple[str, bool | None, str]:
+    """Ask the S3 server that was given, if any, whether it answers and knows the credentials."""
+    # boto3 looks at the environment itself; here it only tells whether S3 is meant at all.
+    if not (settings.endpoint_url or settings.access_key_id or _AWS & os.environ.keys()):
+        return "S3", None, "none given: needed for s3:// addresses alone"
+    from shared.storage.account import buckets  # noqa: PLC0415 - boto3 only where S3 is used
+
+    where = settings.endpoint_url or "AWS"
+    try:
+        seen = buckets(settings)
+    except VitrinaError as error:
+        return "S3", False, str(error)
+    if seen is None:
+        return "S3", None, f"{where} answers; these credentials may not list buckets, so that only a job can tell more"
+    few = ", ".join(seen[:BUCKETS]) + (", …" if len(seen) > BUCKETS else "")
+    return "S3", True, f"{where} answers and accepts the credentials; buckets: {few or 'none yet'}"
 
 
 def device() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from producer.cli.common import BrokerOption, EndpointOption, err, load_settings, open_source
+from producer.cli.common import BrokerOption, EndpointOption, err, load_settings
 from producer.cli.run import run_job
 from producer.cli.telling import tell
 from producer.collect import REPORT_ITEMS, Collector
 from producer.embedded import Stack, scratch
+from producer.inputs import address, open_source
 from producer.launch import env_for, worker_command
 from producer.recipes import find_recipe
 from producer.samples import write_samples
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from shared.storage import Storage
 
 BUCKET = "vitrina"
+DEMO = Path("vitrina-demo")
+"""Where demos end, unless told otherwise."""
 
 
 def check_stage(stage: str) -> StageName:
@@ -96,14 +100,17 @@ def register(app: typer.Typer) -> None:
             wait_for_the_end(stack.look_after)
         return 0
 
-    @app.command(epilog="Example:  vitrina demo photos --to vitrina-demo")
+    @app.command(epilog="Example:  vitrina demo photos --to my-catalogue")
     def demo(
         photos: str | None = typer.Argument(None, help="Folder of photos; without one, sample photos."),
-        to: Path = typer.Option(Path("vitrina-demo"), "--to", help="Folder for the outputs and the report."),
+        to: Path | None = typer.Option(
+            None, "--to", help="Folder for the outputs and the report; else one per source below vitrina-demo."
+        ),
     ) -> int:
         """Show everything: start the embedded stack, make a catalogue in its bucket, bring it here."""
         settings = load_settings()
-        folder = to.absolute()
+        folder = (to or demo_folder(photos)).absolute()
+        beside = ", beside those of earlier demos" if (folder / "catalogue" / "jobs").is_dir() else ""
         here = open_storage(str(folder / "catalogue"), settings)
         here.check_writable()  # told before anything is started
         originals = open_source(photos or sample_photos(folder / "photos"), settings)
@@ -120,17 +127,26 @@ def register(app: typer.Typer) -> None:
             session = Session(job, source, destination, stack.settings)
             summary = run_job(session, None, stack.look_after)
             copy_objects(destination, here)
-            # The bucket ends with the stack: the report links to the copies.
-            collector = Collector(job, source, here, session.progress, stack.settings)
+            # The bucket ends with the stack: the report tells of the originals and the copies.
+            told = replace(job, source=originals.url, destination=here.url)
+            collector = Collector(told, source, here, session.progress, stack.settings)
             collector.write(folder / "report.html", summary, limit=REPORT_ITEMS)
             status = tell(replace(summary, report=str(folder / "report.html")), as_json=False)
-            err.print(f"outputs: {folder / 'catalogue'}", soft_wrap=True)
+            err.print(f"outputs: {folder / 'catalogue'}{beside}", soft_wrap=True)
             if err.is_terminal:
                 err.print(f"Flower: {stack.flower_url} until Ctrl-C")
                 wait_for_the_end(stack.look_after)
             else:
-                err.print(f"Flower was at {stack.flower_url}; `vitrina up` starts the stack again and keeps it")
+                err.print(f"Flower was at {stack.flower_url}; `vitrina up` keeps the stack running", soft_wrap=True)
         return status
+
+
+def demo_folder(photos: str | None) -> Path:
+    """Give each source a folder of its own, so that two catalogues never mix."""
+    if photos is None:
+        return DEMO / "samples"
+    place = address(photos)
+    return DEMO / f"{Path(place).name or 'photos'}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:6]}"
 
 
 def sample_photos(folder: Path) -> str:

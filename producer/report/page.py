@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -34,6 +35,7 @@ PAGE_CARDS = 100
 """Cards of one page, once there are more than `LIVE_CARDS`."""
 
 _STAGES = {"segmentation": "Cut-out", "inpainting": "Background", "captioning": "Caption"}
+_KINDS = {"source": "Photo", "mask": "Mask", "cutout": "Cut-out", "image": "Result", "caption": "Record"}
 _LINK_SCHEMES = {"", "http", "https", "file"}
 _MAGIC = ((b"\xff\xd8\xff", "jpeg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"RIFF", "webp"))
 
@@ -114,8 +116,10 @@ def _environment() -> Environment:
         "duration": _duration,
         "explain": explain,
         "href": _href,
+        "kind": _kind,
         "moment": _moment,
         "number": _number,
+        "row": _row,
         "search_text": _search_text,
         "shares": _shares,
         "stage": _stage,
@@ -162,14 +166,27 @@ def _href(link: str) -> str:
 
 def _search_text(card: Card) -> str:
     """Join what the search looks through, folded the same way as the query is in report.js."""
-    words = [card.key, *card.captions.values(), card.detail]
+    merchants = (str(card.fields.get(name, "")) for name in ("id", "title", "category"))
+    words = [card.key, *merchants, *card.captions.values(), card.detail]
     for reason in card.reasons:
         words += [reason, explain(reason).title]
     return unicodedata.normalize("NFC", " ".join(filter(None, words))).lower().replace("ё", "е")  # noqa: RUF001 - Cyrillic is meant
 
 
+def _row(card: Card) -> str:
+    """Write the item's row of a manifest as JSON, in ASCII so that every character of the key comes through."""
+    fields = {name: value for name, value in card.fields.items() if name != "mask_etag"}
+    return json.dumps({"key": card.key, **fields}, default=str)
+
+
 def _stage(name: str) -> str:
     return _STAGES.get(name, name)
+
+
+def _kind(name: str) -> str:
+    """Name a kind of file; `image_2` is the second variant."""
+    kind, _, variant = name.partition("_")
+    return f"Variant {variant}" if kind == "image" and variant else _KINDS.get(name, name)
 
 
 def _shares(values: Mapping[str, float]) -> list[tuple[str, float, float]]:

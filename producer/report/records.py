@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,19 +50,23 @@ class Card:
     """Place in the job's listing, from 0; unique within the report."""
     key: str
     outcome: Outcome
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What a manifest says of the item, JSON-able: `title` and `id` (the merchant's own number) are shown."""
     skipped: bool = False
     """Every file was already there when the job came to it."""
     reasons: tuple[str, ...] = ()
     """Stable words, as `VitrinaError.reason` and the gates give them."""
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    """What was measured and its limit, in words, by reason."""
     detail: str = ""
     """The failure's message."""
     captions: Mapping[str, str] = field(default_factory=dict)
     """Caption by language code, in the order to show."""
     pictures: Mapping[str, bytes | Sequence[bytes]] = field(default_factory=dict)
-    """Thumbnails (JPEG, PNG or WebP files, up to 256 px) by kind: `source`, `mask`, `cutout`, `image`; variants are a sequence."""
+    """Thumbnails (JPEG, PNG or WebP files, up to 288 px) by kind: `source`, `mask`, `cutout`, `image`; variants are a sequence."""
     links: Mapping[str, str] = field(default_factory=dict)
     """Address of the full file by kind: http(s), `file:` or relative to the report. Others are shown as text. Variant n > 1 is `image-n`."""
     timings: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage name."""
-    facts: Mapping[str, str] = field(default_factory=dict)
-    """Anything else worth showing (model, size, seed …), by its label."""
+    facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Anything else worth showing (size, seed …): text by label, by group."""

@@ -112,6 +112,8 @@
   }
 
   grid.addEventListener("click", (event) => {
+    const choice = event.target.closest("[data-decide]");
+    if (choice) decide(choice);
     const pic = event.target.closest("a.pic, button.pic");
     if (!pic || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
@@ -122,6 +124,65 @@
     if (button) turn(Number(button.dataset.turn));
     else if (event.target === box || event.target.matches(".stage")) box.close();
   });
+
+  // --- decisions: kept in the browser, and saved as lists that --manifest takes
+
+  const memory = `vitrina ${document.body.dataset.job}`;
+  const decided = new Map();
+  try {
+    for (const [id, choice] of JSON.parse(localStorage.getItem(memory) || "[]")) decided.set(id, choice);
+  } catch {
+    // A browser may keep nothing for a file from the disk: the decisions then last as long as the page.
+  }
+
+  function showDecisions() {
+    for (const card of cards) {
+      for (const button of $$("[data-decide]", card)) {
+        button.setAttribute("aria-pressed", String(decided.get(card.id) === button.dataset.decide));
+      }
+    }
+    for (const choice of ["keep", "redo"]) {
+      const times = chosen(choice).length;
+      $(`[data-count="${choice}"]`).textContent = number(times);
+      $(`[data-save="${choice}"]`).disabled = times === 0;
+    }
+    $(".decided").hidden = decided.size === 0;
+  }
+
+  const chosen = (choice) => cards.filter((card) => decided.get(card.id) === choice);
+
+  function decide(button) {
+    const { id } = button.closest(".card");
+    if (decided.get(id) === button.dataset.decide) decided.delete(id);
+    else decided.set(id, button.dataset.decide);
+    try {
+      localStorage.setItem(memory, JSON.stringify([...decided]));
+    } catch {
+      // As above.
+    }
+    showDecisions();
+  }
+
+  function table(choice) {
+    const rows = chosen(choice).map((card) => JSON.parse(card.dataset.row));
+    const wanted = choice === "redo" ? ["box", "points", "mask"] : [];
+    const names = [...new Set(["key", ...rows.flatMap(Object.keys), ...wanted])];
+    const cell = (value) => {
+      const text = typeof value === "object" ? JSON.stringify(value) : String(value);
+      return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+    };
+    return [names, ...rows.map((row) => names.map((name) => row[name] ?? ""))]
+      .map((line) => `${line.map(cell).join(",")}\r\n`)
+      .join("");
+  }
+
+  function save(choice) {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([table(choice)], { type: "text/csv" }));
+    link.download = choice === "keep" ? "approved.csv" : "make-again.csv";
+    link.click();
+    URL.revokeObjectURL(link.href);
+  }
 
   // --- listeners
 
@@ -168,6 +229,11 @@
     $("b", button).textContent = number(times);
     button.hidden = times === 0 && button.dataset.filter !== "";
   }
+  for (const group of cards.flatMap((card) => $$(".decide", card))) group.hidden = false;
+  $(".decided").addEventListener("click", ({ target }) => {
+    if (target.dataset.save) save(target.dataset.save);
+  });
+  showDecisions();
   listReasons();
   tools.hidden = cards.length < 2;
   show();

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError, model_validator
@@ -14,6 +15,7 @@ from shared.recipe.caption import Caption, LabelsCaption
 from shared.recipe.picture import Picture
 from shared.recipe.section import Section
 from shared.recipe.segmentation import SaliencySegmentation, Segmentation
+from shared.wording import nearest, one_of, place, sentence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +62,7 @@ class Recipe(Section):
             # Python mode would let YAML's dates and such through; a recipe is JSON in another coat.
             return cls.model_validate_json(json.dumps(data), strict=False)
         except ValidationError as error:
-            raise RecipeError(f"{origin}: " + "; ".join(_explain(e, cls) for e in error.errors())) from None
+            raise RecipeError(f"{origin}: " + "; ".join(_explain(e) for e in error.errors())) from None
         except (TypeError, ValueError) as error:
             msg = f"{origin}: only text, numbers, lists and mappings may stand in a recipe ({error})"
             raise RecipeError(msg) from None
@@ -70,16 +72,19 @@ class Recipe(Section):
         """Read a YAML or JSON file (JSON is YAML). Raises `RecipeError`."""
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            msg = f"cannot read the recipe {path}: {error}"
-            raise RecipeError(msg) from None
+        except FileNotFoundError:
+            raise RecipeError(f"no recipe file {path}: correct the path") from None
+        except UnicodeDecodeError:
+            raise RecipeError(f"the recipe {path} is not text: give a YAML or JSON file in UTF-8") from None
+        except OSError as error:
+            raise RecipeError(f"cannot read the recipe {path}: {(error.strerror or str(error)).lower()}") from None
         try:
             data = yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError, ValueError) as error:
-            where = getattr(error, "problem_mark", None)
-            at = f", line {where.line + 1}" if where else ""
-            msg = f"{path}{at}: not valid YAML or JSON"
-            raise RecipeError(msg) from None
+            raise RecipeError(f"{path}{_bare_color(text) or _not_yaml(error)}") from None
+        background = data.get("background") if isinstance(data, dict) else None
+        if isinstance(background, dict) and background.get("color", "") is None and (said := _bare_color(text)):
+            raise RecipeError(f"{path}{said}")
         return cls.from_mapping(data, origin=str(path))
 
     def to_json(self) -> bytes:
@@ -87,33 +92,59 @@ class Recipe(Section):
         return self.model_dump_json(indent=2).encode()
 
 
-def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
-    """List the allowed field names of the section at `path`; unions are entered by their discriminator, which pydantic puts in the path."""
-    import typing  # noqa: PLC0415 - only on the error path
-
-    here: Any = model
-    for step in path:
-        if isinstance(here, type) and issubclass(here, BaseModel):
-            here = here.model_fields[step].annotation if step in here.model_fields else None
-        options = [o for o in typing.get_args(here) if isinstance(o, type) and issubclass(o, BaseModel)]
-        for option in options:
-            if step in typing.get_args(option.model_fields["model"].annotation) or len(options) == 1:
-                here = option
-    return list(here.model_fields) if isinstance(here, type) and issubclass(here, BaseModel) else []
+def _not_yaml(error: Exception) -> str:
+    where, why = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    at = f", line {where.line + 1}" if where else ""
+    return f"{at}: not valid YAML or JSON{f' ({why})' if why else ''}"
 
 
-def _explain(error: Any, model: type[BaseModel]) -> str:
-    location = error["loc"]
-    path = ".".join(str(part) for part in location) or "recipe"
-    if error["type"] == "extra_forbidden":
-        allowed = _fields_at(model, location[:-1])
-        return f"{path}: unknown field; allowed: {', '.join(allowed)}" if allowed else f"{path}: unknown field"
-    if error["type"] == "union_tag_not_found":
-        return f"{path}: `model` is missing"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]} (got {_shown(error.get('input'))})"
+def _bare_color(text: str) -> str:
+    """Say where a colour stands without quotes: to YAML it is a comment, and what follows it on the line is lost."""
+    bare = re.search(r"""\bcolor["']?:[ \t]+(#[0-9a-fA-F]{3,8})\b""", text)
+    if not bare:
+        return ""
+    line = text[: bare.start()].count("\n") + 1
+    return f', line {line}: put the colour in quotes: color: "{bare[1]}"'
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "…"  # noqa: PLR2004 - one terminal line
+def _explain(error: Any) -> str:
+    """Say what is wrong in a recipe: the field as the user wrote it, what is allowed there, and the nearest name."""
+    location, section = _place(error["loc"])
+    path = place(location)
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        allowed = [*(section.model_fields if section else ())]
+        models = get_args(section.model_fields["model"].annotation) if section and "model" in allowed else ()
+        of = f" of the model {models[0]}" if models else ""
+        return f"{path}: unknown field{of}{nearest(location[-1], allowed)}; allowed: {', '.join(allowed)}"
+    if kind == "union_tag_invalid":
+        choices = re.findall(r"'([^']*)'", error["ctx"]["expected_tags"])
+        return f"{path}.model {one_of(error['ctx']['tag'], choices)}"
+    if kind == "union_tag_not_found":
+        return f"{path}.model is missing"
+    return sentence(path, error)
+
+
+def _place(location: tuple[Any, ...]) -> tuple[list[int | str], type[BaseModel] | None]:
+    """Return the path as the user wrote it, without the models that pydantic puts in it, and the section its last step is in."""
+    path: list[int | str] = []
+    section: type[BaseModel] | None = Recipe
+    options: list[type[BaseModel]] = []
+    for step in location:
+        chosen = [option for option in options if step in get_args(option.model_fields["model"].annotation)]
+        if chosen:
+            section, options = chosen[0], []
+            continue
+        if step == "[key]":  # of a mapping; the key itself came before
+            continue
+        path.append(step)
+        field = section.model_fields.get(str(step)) if section else None
+        if field is None:
+            continue
+        kinds = [field.annotation, *get_args(field.annotation)]
+        parts = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if len(parts) == 1:
+            section = parts[0]
+        else:
+            options = parts
+    return path, section

@@ -247,7 +247,7 @@ def _new_client(settings: Settings) -> S3Client:
     config = Config(
         signature_version="s3v4",
         s3={"addressing_style": "path" if settings.s3_path_style and settings.endpoint_url else "auto"},
-        retries={"mode": "standard", "max_attempts": settings.s3_attempts},
+        retries={"mode": "standard", "total_max_attempts": settings.s3_attempts},
         connect_timeout=settings.s3_connect_timeout,
         read_timeout=settings.s3_read_timeout,
         max_pool_connections=settings.threads * 2 + 4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from shared.broker import make_app
 from shared.errors import KeyRefusedError, MessageError, RecipeError
+from shared.fields import ItemFields
 from shared.fingerprints import LENGTH, fingerprint
 from shared.keys import check_source_key, output_key
 from shared.messages import Item
@@ -20,6 +21,10 @@ from shared.plan import Plan
 from shared.provenance import Provenance
 from shared.recipe import Recipe
 from shared.settings import Settings
+from shared.wording import PATTERNS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -126,10 +131,26 @@ def test_a_message_with_one_wrong_field_is_refused(field: str, value: Any) -> No
     ("recipe", "words"),
     [
         ({"backgrond": {}}, ["backgrond", "background"]),
-        ({"background": {"model": "studio", "colour": "#fff"}}, ["background.studio.colour", "color", "shadow"]),
-        ({"background": {"model": "lava"}}, ["background", "studio", "transparent"]),
-        ({"background": {"image": "wall.jpg"}}, ["background.studio.image", "model", "shadow"]),
-        ({"background": {"model": "color", "color": "red"}}, ["background.color.color", "red"]),
+        (
+            {"background": {"model": "studio", "colour": "#fff"}},
+            ["background.colour:", "mean color?", "shadow", "studio"],
+        ),
+        ({"background": {"model": "lava"}}, ["background.model", "studio", "transparent", '"lava"']),
+        ({"background": {"model": "colour"}}, ["background.model", "did you mean color?"]),
+        ({"background": {"image": "wall.jpg"}}, ["background.image:", "model studio", "shadow"]),
+        ({"background": {"model": "color", "color": "red"}}, ["background.color must be a colour", "#ffffff", "red"]),
+        ({"background": {"model": "color", "color": None}}, ["background.color", "quotes"]),
+        ({"background": "white"}, ["background must be a mapping"]),
+        ({"picture": {"format": "jpg"}}, ["picture.format", "webp", "did you mean jpeg?"]),
+        ({"picture": {"quality": "high"}}, ["picture.quality must be a whole number", '"high"']),
+        ({"caption": {"languages": ["en", "fr"]}}, ["caption.languages[2] must be en or ru"]),
+        ({"caption": {"model": "blip2", "languages": []}}, ["caption.languages must be at least one entry"]),
+        (
+            {"caption": {"model": "blip2", "languages": ["Deutsch"]}},
+            ["caption.languages[1]", "two or three small letters"],
+        ),
+        ({"caption": {"model": "blip2", "translators": {"RU": "x"}}}, ["caption.translators.RU must be a language"]),
+        ({"background": {"model": "diffusion", "weights": "a b"}}, ["background.weights", "models list"]),
         ({"background": {"model": "transparent"}}, ["transparent", "png"]),
         ({"picture": {"quality": 101}}, ["picture.quality", "100", "101"]),
         ({"picture": {"size": [10, 10]}}, ["picture", "64"]),
@@ -142,8 +163,61 @@ def test_a_wrong_recipe_is_refused_with_its_field_and_what_is_allowed(recipe: An
     """The message is enough to correct it."""
     with pytest.raises(RecipeError) as refused:
         Recipe.from_mapping(recipe)
+    said = str(refused.value)
+    assert all(word in said for word in words), said
+    assert not any(word in said for word in ("\n", "Input", "tag", "union", "pattern", "color.color")), said
+
+
+def _patterns(schema: Any) -> set[str]:
+    """Find every pattern of a JSON schema, however deep."""
+    inner = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    found = {schema["pattern"]} if isinstance(schema, dict) and isinstance(schema.get("pattern"), str) else set()
+    return found.union(*map(_patterns, inner))
+
+
+def test_every_pattern_has_words() -> None:
+    """Nobody is shown a regular expression."""
+    patterns = _patterns(Recipe.model_json_schema()) | _patterns(ItemFields.model_json_schema())
+    assert patterns
+    assert patterns - PATTERNS.keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("background: {model: color, color: #FFFFFF}", ["line 1", '"#FFFFFF"', "quotes"]),
+        ("background:\n  model: studio\n  color: #eeeeee\n", ["line 3", '"#eeeeee"', "quotes"]),
+        ("background: [unclosed", ["line 1", "not valid YAML"]),
+        ("picture: {size: 2026-11-23}", ["only text, numbers"]),
+    ],
+)
+def test_a_recipe_file_that_yaml_would_misread_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    """With the line; a colour without quotes is a comment to YAML and would be dropped without a word."""
+    path = tmp_path / "white.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as refused:
+        Recipe.load(path)
     assert all(word in str(refused.value) for word in words), str(refused.value)
-    assert "\n" not in str(refused.value)
+
+
+def test_a_comment_may_hold_a_colour(tmp_path: Path) -> None:
+    """And so may a text: only a colour that YAML would lose is refused."""
+    path = tmp_path / "white.yaml"
+    path.write_text('# color: #ffffff is white\nbackground: {model: diffusion, prompt: "color: #fff", color: white}\n')
+    assert Recipe.load(path).background.model == "diffusion"
+
+
+def test_a_recipe_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    """Without the system's error numbers."""
+    (tmp_path / "photo.yaml").write_bytes(b"\xff\xd8\xff")
+    for path, words in (
+        (tmp_path, "directory"),
+        (tmp_path / "no.yaml", "no recipe file"),
+        (tmp_path / "photo.yaml", "not text"),
+    ):
+        with pytest.raises(RecipeError, match=words) as refused:
+            Recipe.load(path)
+        assert "Errno" not in str(refused.value)
 
 
 @given(JSON)

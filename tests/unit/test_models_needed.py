@@ -103,7 +103,8 @@ def test_a_misspelt_recipe_is_told_apart_from_a_missing_file() -> None:
     """With the likely name."""
     with pytest.raises(UsageError, match=r"did you mean production\?"):
         find_recipe("producton")
-    assert find_recipe("gone.yaml") == Path("gone.yaml")
+    with pytest.raises(UsageError, match=r"no recipe file gone\.yaml.*production, seed, starter, vlm"):
+        find_recipe("gone.yaml")
 
 
 @pytest.mark.parametrize("name", ["production", "vlm", "starter"])
