@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PHOTOS ?=
+SCENARIO ?=
 
-.PHONY: help setup demo up test lint format bench-pipeline bench-models bench-bulk clean
+.PHONY: help setup demo up test faults lint format bench-pipeline bench-models bench-bulk clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ –/'
@@ -29,6 +30,9 @@ up: $(VENV)/.ready ## the embedded stack in the foreground
 
 test: $(VENV)/.ready ## the whole test suite
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.ready ## kill, stop, wipe, cut off and poison for 20 minutes, and count; SCENARIO=name for one
+	$(BIN)/python tests/faults/run.py $(SCENARIO)
 
 lint: $(VENV)/.ready ## style and types
 	$(BIN)/ruff check

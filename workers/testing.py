@@ -2,15 +2,17 @@
 
 `celery -A workers.testing worker …` runs them. What they do with a photo is told by its bytes, so that faults can be injected from outside:
 `slow:<seconds>` takes that long, `doubt:<stage>` needs review there, `bad` is an unreadable picture, `bug` raises, `memory` finds none left, `outage` finds the storage away,
-`die` ends the process; anything else passes.
+`die` ends the process, `hang` never ends, `gil:<seconds>` holds the interpreter's lock, `eat` takes all memory there is; anything else passes.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from shared.errors import StorageError, UnreadablePictureError
 from shared.settings import Settings
@@ -18,7 +20,7 @@ from workers.boot import boot
 from workers.stage import Artifact, Result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from shared.keys import StageName
     from shared.recipe import ModelSection, Recipe
@@ -76,21 +78,37 @@ class InstantModel:
         )
 
 
+def _eat(_: str) -> None:
+    eaten = []
+    while True:
+        eaten.append(bytes(100_000_000))
+
+
+def _raise(error: type[Exception], text: str = "the photo asks for it") -> Callable[[str], NoReturn]:
+    def order(_: str) -> NoReturn:
+        raise error(text)
+
+    return order
+
+
+_ORDERS: dict[str, Callable[[str], object]] = {
+    "slow": lambda value: time.sleep(float(value)),
+    "bad": _raise(UnreadablePictureError),
+    "bug": _raise(ZeroDivisionError),
+    "memory": _raise(MemoryError),
+    "outage": _raise(StorageError),
+    "die": lambda _: os._exit(9),
+    "hang": lambda _: threading.Event().wait(),
+    "gil": lambda value: ctypes.PyDLL(None).usleep(int(1e6 * float(value))),  # called without giving the lock up
+    "eat": _eat,
+}
+
+
 def obey(photo: bytes) -> None:
     """Do what the bytes of a photo ask for."""
     word, _, value = photo.decode("utf-8", "replace").partition(":")
-    if word == "slow":
-        time.sleep(float(value))
-    elif word == "bad":
-        raise UnreadablePictureError("the photo says it is bad")
-    elif word == "bug":
-        raise ZeroDivisionError("the photo asks for a bug")
-    elif word == "memory":
-        raise MemoryError
-    elif word == "outage":
-        raise StorageError("the photo asks for an outage")
-    elif word == "die":
-        os._exit(9)
+    if word in _ORDERS:
+        _ORDERS[word](value)
 
 
 def make_instant(stage: StageName, section: ModelSection, settings: Settings) -> InstantModel:

@@ -1,0 +1,207 @@
+"""A laboratory: a broker, workers that are started again when they die, photos, jobs, and the count at the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from PIL import Image
+
+from producer.embedded import Broker, Worker
+from producer.session import Session, create_job
+from shared.jobs import read_items
+from shared.keys import STAGES
+from shared.plan import Plan
+from shared.progress import connect
+from shared.recipe import Recipe
+from shared.settings import Settings
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+    import redis
+
+    from shared.storage import Storage
+
+FAST = Recipe.from_mapping(
+    {
+        "segmentation": {"model": "none"},
+        "background": {"model": "color", "color": "#ffffff"},
+        "picture": {"format": "png"},
+        "caption": {"model": "none"},
+    }
+)
+"""Real stages that take milliseconds: the photo's own alpha, a colour, no caption."""
+
+
+@dataclass
+class Outcome:
+    """What a scenario ended with."""
+
+    submitted: int = 0
+    finished: int = 0
+    failed: int = 0
+    lost: int = 0
+    """Items that are neither finished nor failed, or finished without an output."""
+    doubled_outputs: int = 0
+    """Outputs beyond one per item and kind."""
+    slowest_recovery_seconds: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+    """Promises that were broken, in words."""
+    also: dict[str, float] = field(default_factory=dict)
+    """Further figures."""
+
+    def expect(self, promise: str, kept: object) -> None:
+        """Note a promise that was not kept."""
+        if not kept:
+            self.wrong.append(promise)
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing was lost, doubled or broken."""
+        return not (self.lost or self.doubled_outputs or self.wrong)
+
+
+class Recoveries:
+    """How long it takes until what ran in a killed worker has ended: an upper bound of when it runs again."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client
+        self._open: list[tuple[float, str, set[bytes]]] = []
+        self.seconds: list[float] = []
+
+    def killed(self, session: Session, stage: str) -> None:
+        """Remember what was running in the stage of a worker that has just been killed."""
+        key = f"vitrina:job:{session.job.id}:attempts:{stage}"
+        started = {name for name in self._fields(key) if name}
+        if started:
+            self._open.append((time.monotonic(), key, started))
+
+    def look(self) -> None:
+        """See what has ended since."""
+        still = []
+        for since, key, started in self._open:
+            left = started & self._fields(key)
+            if left:
+                still.append((since, key, left))
+            else:
+                self.seconds.append(time.monotonic() - since)
+        self._open = still
+
+    def _fields(self, key: str) -> set[bytes]:
+        found: Any = self._client.hkeys(key)
+        return set(found)
+
+
+class Lab(AbstractContextManager["Lab"]):
+    """Everything on loopback and in one folder; ends with everything stopped."""
+
+    def __init__(
+        self, folder: Path, *, each: int = 1, app: str = "workers.testing", seed: int = 1, **settings: Any
+    ) -> None:
+        """Plan `each` workers per stage. Workers of `workers.app` run real models, those of `workers.testing` do as the photos say."""
+        self.folder = folder
+        self.chance = random.Random(seed)  # noqa: S311 - a repeatable course of events
+        self.photos = folder / "photos"
+        self.out = folder / "out"
+        self.broker = Broker(folder / "broker")
+        preload = folder / "recipe.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        preload.write_bytes(FAST.to_json())
+        fixed: dict[str, Any] = {"retry_base": 0.05, "threads": 4, "window": 400, "look_every": 1, "preload": preload}
+        self.settings = Settings(broker=self.broker.url, **fixed | settings)
+        self._each = each
+        self._app = app
+        self.workers: list[Worker] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as starting:
+            starting.enter_context(self.broker)
+            self.client = starting.enter_context(connect(self.settings))
+            for stage in STAGES:
+                for number in range(self._each):
+                    self.workers.append(self.worker(stage, number))
+            starting.callback(self._stop_workers)
+            for worker in self.workers:
+                worker.start()
+            for worker in self.workers:
+                worker.wait()
+            self._stack = starting.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def worker(self, stage: Any, number: int) -> Worker:
+        """Return a worker that is not started yet."""
+        return Worker(self.folder / f"{stage}-{number}", stage, self.settings, app=self._app)
+
+    def _stop_workers(self) -> None:
+        for worker in self.workers:
+            if worker.running:
+                os.kill(worker.pid, signal.SIGKILL)  # one that is stopped hears nothing else
+            worker.stop()
+
+    def say(self, name: str, text: str) -> None:
+        """Make a photo whose text tells an instant model what to do."""
+        self.photos.mkdir(exist_ok=True)
+        (self.photos / name).write_text(text)
+
+    def draw(self, count: int) -> None:
+        """Make small real photos with alpha, all different."""
+        self.photos.mkdir(exist_ok=True)
+        for number in range(count):
+            image = Image.new("RGBA", (24, 24), (number % 251, number // 251 % 251, 90, 0))
+            image.paste((number % 241, 60, number // 241 % 241, 255), (5, 5, 19, 20))
+            image.save(self.photos / f"{number:06d}.png")
+
+    def session(self, recipe: Recipe = FAST, *, source: Storage | None = None, out: Storage | None = None) -> Session:
+        """Make a job of the photos."""
+        source = source or open_storage(str(self.photos), self.settings)
+        destination = out or open_storage(str(self.out), self.settings)
+        return Session(create_job(source, destination, recipe), source, destination, self.settings)
+
+    def run(self, session: Session, act: Callable[[], None] = lambda: None, *, seconds: float) -> None:
+        """Feed and follow a job, start workers again that have ended, and call `act` several times a second. Raises `TimeoutError`."""
+        until = time.monotonic() + seconds
+
+        def tick(_: object = None) -> None:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{session.job.id} has not ended in {seconds} s: {session.progress.counts()}")
+            self.supervise()
+            act()
+
+        session.feed(tick)
+        session.follow(tick)
+
+    def supervise(self) -> None:
+        """Start again what has ended, as a supervisor does."""
+        for worker in self.workers:
+            if not worker.running:
+                worker.start()
+
+    def audit(self, session: Session) -> Outcome:
+        """Count what became of every item."""
+        counts = session.progress.counts()
+        outcome = Outcome(submitted=counts.items, finished=counts.done, failed=counts.failed)
+        failed = {failure.index for failure in session.progress.failures()}
+        plan = Plan(session.job.recipe)
+        expected: set[str] = set()
+        there = {stat.key for stat in session.destination.list() if not stat.key.startswith("jobs/")}
+        for item in read_items(session.destination, session.job.id):
+            outputs = plan.outputs(item.key, item.etag, item.fields)
+            keys = {key for kinds in outputs.keys.values() for key in kinds.values()}
+            expected |= keys
+            outcome.lost += item.index not in failed and not keys <= there
+        outcome.lost += max(0, counts.items - counts.done - counts.failed)
+        outcome.doubled_outputs = len(there - expected)
+        return outcome
