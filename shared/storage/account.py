@@ -24,8 +24,7 @@ def buckets(settings: Settings) -> list[str] | None:
     Raises `StorageRefusedError` when there are no credentials or the server does not accept them, `StorageError` when nothing
     that speaks S3 answers, `UsageError` for settings that cannot be.
     """
-    # boto counts the tries after the first.
-    waits = {"s3_connect_timeout": CONNECT_SECONDS, "s3_read_timeout": READ_SECONDS, "s3_attempts": 0}
+    waits = {"s3_connect_timeout": CONNECT_SECONDS, "s3_read_timeout": READ_SECONDS, "s3_attempts": 1}
     where = settings.endpoint_url or "AWS"
     try:
         answer = _client(settings.model_copy(update=waits)).list_buckets()
