@@ -46,7 +46,9 @@ def make_app(settings: Settings) -> Celery:
             # kombu sweeps every interval x throttle seconds; its defaults (10 x 10) redeliver minutes late.
             "unacked_restore_interval": min(5, settings.visibility_timeout / 4),
             "unacked_restore_throttle": 1,
-            "priority_steps": [0],  # message priorities split a queue into several keys that dashboards and autoscalers do not see
+            "priority_steps": [
+                0
+            ],  # message priorities split a queue into several keys that dashboards and autoscalers do not see
             # A worker takes from the first of its queues that has anything: the one of priority comes first.
             "queue_order_strategy": "priority",
             "socket_timeout": 30,

@@ -78,7 +78,7 @@ else
   redis.call('HSET', KEYS[7], 'changed', redis.call('TIME')[1])
 end
 redis.call('SETBIT', KEYS[1], ARGV[1], 1)
-redis.call('HDEL', KEYS[2], ARGV[1])
+redis.call('HDEL', KEYS[2], ARGV[1], ARGV[1] .. ':alone')
 """
 )
 # Items are to be run again from some stage on. KEYS: failures, reasons, ran in an earlier stage, ran, review, then of each such stage
@@ -91,7 +91,7 @@ for _, index in ipairs(ARGV) do
   for i = 3, 5 do redis.call('SETBIT', KEYS[i], index, 0) end
   for i = 6, #KEYS, 2 do
     redis.call('SETBIT', KEYS[i], index, 0)
-    redis.call('HDEL', KEYS[i + 1], index)
+    redis.call('HDEL', KEYS[i + 1], index, index .. ':alone')
   end
 end
 """
@@ -303,15 +303,23 @@ class Progress:
                 [failure.index, value, failure.reason, KEEP_SECONDS],
             )
 
-    def attempt(self, stage: StageName, index: int) -> int:
-        """Count a start of an item in a stage and return how many there have been."""
+    def attempt(self, stage: StageName, index: int) -> tuple[int, State]:
+        """Count a start of an item in a stage; return how many there have been since it last ended, and what the job's operator wants."""
+        with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hincrby(self._attempts(stage), str(index), 1)
+            pipe.hget(self._info, "state")
+            starts, state = pipe.execute()
+        return int(starts), _state(state)
+
+    def attempt_alone(self, stage: StageName, index: int) -> int:
+        """Count a start of an item while nothing else runs in its worker, and return how many there have been since it last ended."""
         with broker_errors():
-            return int(self._redis.hincrby(self._attempts(stage), str(index), 1))
+            return int(self._redis.hincrby(self._attempts(stage), f"{index}:alone", 1))
 
     def clear_attempts(self, stage: StageName, index: int) -> None:
         """Forget the starts of an item that has ended."""
         with broker_errors():
-            self._redis.hdel(self._attempts(stage), str(index))
+            self._redis.hdel(self._attempts(stage), str(index), f"{index}:alone")
 
     def counts(self) -> Counts:
         """Count everything at one moment, writing nothing."""

@@ -27,8 +27,9 @@ class Settings(BaseSettings):
     # broker
     broker: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """Redis-protocol address; a secret because it may carry a password."""
-    visibility_timeout: float = Field(default=120, gt=0)
-    """Seconds before an unacknowledged message is handed to another worker. Keep it over three times the worst task."""
+    visibility_timeout: float = Field(default=12, gt=0)
+    """Seconds before the messages of a worker that was killed are handed to another. A live worker renews them, however long a task takes;
+    one that is held up for longer than this finds its work done twice, and once written."""
 
     # storage
     endpoint_url: str | None = None
@@ -60,8 +61,20 @@ class Settings(BaseSettings):
     """Largest batch handed to a model."""
     batch_deadline: float = Field(default=600, gt=0)
     """Seconds after which a batch means a wedged device, and the worker exits non-zero."""
+    task_deadline: float = Field(default=1800, gt=0)
+    """Seconds after which one photo's work means a wedged worker, which then exits non-zero."""
+    stall_deadline: float = Field(default=300, gt=0)
+    """Seconds without any task, although messages wait, after which the same is done."""
     max_attempts: int = Field(default=5, ge=1)
-    """Starts of one item in one stage before it is recorded as failed."""
+    """Tries of one item in one stage before a fault that might have passed is recorded as its failure."""
+    max_deaths: int = Field(default=3, ge=1)
+    """Starts, each alone in a worker, that never ended, after which an item is recorded as one that kills its worker."""
+    outage_patience: float = Field(default=3600, ge=0)
+    """Seconds that a worker waits for a storage that is down for everyone, before its items fail."""
+    picture_memory: int = Field(default=0, ge=0)
+    """Bytes that the photos of one worker may take at once; 0 means a quarter of the machine's or the container's memory."""
+    heartbeat_file: Path | None = None
+    """A file that a healthy worker touches every second, for supervisors that look at files."""
     retry_base: float = Field(default=1.0, ge=0)
     """Seconds of the first retry's backoff; doubles each time, with jitter."""
     device: str = "auto"

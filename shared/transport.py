@@ -10,12 +10,19 @@ there is one and takes nothing. It can watch one queue only: of several the last
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from queue import Empty
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis, virtual
-from redis.exceptions import OutOfMemoryError
+from redis.exceptions import ConnectionError, OutOfMemoryError, RedisError  # noqa: A004 - the client's own
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 # KEYS: unacked index, unacked, queues. ARGV: now, then the queues' names. The tag was given by the publisher. The recorded
 # value is kombu's own format, [message, exchange, routing key], so that its restoring and acknowledging work unchanged.
@@ -40,12 +47,36 @@ SEVERAL_WAIT_SECONDS = 0.1
 """Wait between two looks at the other queues of a worker that serves several."""
 
 
+SETTLE_TRIES = 2
+"""The second over a connection that is not the one that broke."""
+
+
 class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
     """Holds leases: records nothing twice, renews what is held."""
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember a delivered message; the script has recorded it already."""
         virtual.QoS.append(self, message, delivery_tag)
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message."""
+        self._settle(delivery_tag, super().ack)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Hand a message back, or drop it."""
+        self._settle(delivery_tag, partial(super().reject, requeue=requeue))
+
+    def _settle(self, delivery_tag: str, do: Callable[[str], None]) -> None:
+        # What fails here would stay ours for ever: renewed, counted against the prefetch limit, never run. Forgotten, its lease runs out, and
+        # whoever gets it then finds the work done.
+        for _ in range(SETTLE_TRIES):
+            try:
+                do(delivery_tag)
+            except (RedisError, OSError) as error:
+                log.warning("a message is left to its lease: %s", error)
+            else:
+                return
+        virtual.QoS.ack(self, delivery_tag)
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
         """Renew our own leases, then return the messages of those who no longer do. Called by kombu's timer."""
@@ -73,6 +104,9 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
     def _create_client(self, asynchronous: bool = False) -> Any:
         # Called for every acknowledgement and every message sent. A client holds nothing but its pool, and making one costs
         # more than a command does.
+        if self.connection is None:
+            # kombu would stumble over the missing connection; this it knows, and opens another channel.
+            raise ConnectionError("the channel was closed with its connection")
         if asynchronous:
             return super()._create_client(asynchronous=True)
         if self._shared is None or self._shared.connection_pool is not self.pool:

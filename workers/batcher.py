@@ -26,17 +26,19 @@ WEDGED_STATUS = 70
 """Exit status of a worker whose model does not come back (EX_SOFTWARE)."""
 
 
-def exit_wedged(seconds: float) -> None:
+def exit_wedged(seconds: float, what: str = "a batch is past its deadline, the device is wedged") -> None:
     """End the process at once, with every thread's stack in the log, so that its supervisor starts a healthy one."""
-    log.critical(
-        "batch past its deadline: the device is wedged, exiting", extra={"action": "wedged", "seconds": seconds}
-    )
+    log.critical("%s: exiting", what, extra={"action": "wedged", "seconds": round(seconds, 1)})
     faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
     os._exit(WEDGED_STATUS)
 
 
 class BatcherClosedError(RuntimeError):
     """The batcher takes nothing more: its model is being unloaded."""
+
+
+class HandedBackError(RuntimeError):
+    """The worker shuts down before this input came into a batch."""
 
 
 class Pending(Future[Output]):
@@ -89,6 +91,14 @@ class Batcher(Generic[Input, Output]):
             self._changed.notify_all()
         return future
 
+    def hand_back(self) -> None:
+        """Give up what waits and is in no batch yet: its futures end with `HandedBackError`."""
+        with self._changed:
+            waiting = [future for queue in self._waiting.values() for _, future in queue]
+            self._waiting.clear()
+        for future in waiting:
+            future.set_exception(HandedBackError())
+
     def close(self) -> None:
         """Finish what waits, then end the threads."""
         with self._changed:
@@ -116,24 +126,30 @@ class Batcher(Generic[Input, Output]):
 
     def _take(self) -> tuple[Hashable, list[tuple[Input, Pending[Output]]]] | None:
         with self._changed:
-            while not self._waiting:
-                if self._closed:
-                    return None
-                self._changed.wait()
-            # Dicts keep insertion order: the first bucket is the one that has waited longest.
-            bucket = next(iter(self._waiting))
-            limit = self._limits.get(bucket, self._max_batch)
-            until = time.monotonic() + LINGER * self._batch_seconds
-            while len(self._waiting[bucket]) < limit and not self._closed:
-                left = until - time.monotonic()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
-            queue = self._waiting.pop(bucket)
-            batch = [queue.popleft() for _ in range(min(limit, len(queue)))]
-            if queue:  # back in at the end, so that no bucket starves another
-                self._waiting[bucket] = queue
-            return bucket, batch
+            while True:
+                while not self._waiting:
+                    if self._closed:
+                        return None
+                    self._changed.wait()
+                # Dicts keep insertion order: the first bucket is the one that has waited longest.
+                bucket = next(iter(self._waiting))
+                limit = self._limits.get(bucket, self._max_batch)
+                self._linger(bucket, limit)
+                queue = self._waiting.pop(bucket, None)
+                if queue is None:
+                    continue  # handed back meanwhile
+                batch = [queue.popleft() for _ in range(min(limit, len(queue)))]
+                if queue:  # back in at the end, so that no bucket starves another
+                    self._waiting[bucket] = queue
+                return bucket, batch
+
+    def _linger(self, bucket: Hashable, limit: int) -> None:
+        until = time.monotonic() + LINGER * self._batch_seconds
+        while len(self._waiting.get(bucket, ())) < limit and not self._closed:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            self._changed.wait(left)
 
     def _run(self, bucket: Hashable, batch: list[tuple[Input, Pending[Output]]]) -> None:
         start = time.monotonic()

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from shared.broker import make_app
-from shared.errors import UsageError, VitrinaError
+from shared.errors import BrokerError, UsageError, VitrinaError
 from shared.keys import STAGES, StageName
 from shared.logs import configure_logging, quiet_root_warning
 from shared.plan import chosen
+from shared.progress import connect
+from shared.queues import depths
 from shared.recipe import Recipe
-from workers import metrics
 from workers.events import PacedEvents
+from workers.outage import Outage
 from workers.presence import Presence
+from workers.probe import Probe
+from workers.quarantine import Quarantine
 from workers.runner import Runner
-from workers.tasks import register, stopping
+from workers.tasks import Guard, register, stopping
+from workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,27 +51,39 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]]) -> Celery:
-    """Build the application with its three tasks. Models are loaded at the worker's start, those of its queues alone."""
-    quiet_root_warning()
-    app = make_app(settings)
-    try:
-        runners: dict[StageName, Runner] = {stage: Runner(stage, settings, make=make) for stage in STAGES}
-    except UsageError as error:  # an address that is none
-        sys.stderr.write(f"vitrina: {error}\n")
-        sys.exit(CONFIG_STATUS)
-    register(app, runners)
-    app.steps["consumer"].add(PacedEvents)
-    presence = Presence(app, settings)
+class Process:
+    """One worker process: what it is made of, and what it does at its start and its end."""
 
-    def load_models(**_: Any) -> None:
+    def __init__(
+        self, settings: Settings, make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]]
+    ) -> None:
+        self._settings = settings
+        self._client = connect(settings)
+        self.app = make_app(settings)
+        self._runners: dict[StageName, Runner] = {
+            stage: Runner(stage, settings, make=make, stopping=stopping.is_set) for stage in STAGES
+        }
+        self._watchdog = Watchdog(
+            task_deadline=settings.task_deadline,
+            stall_deadline=settings.stall_deadline,
+            waiting=self._messages_wait,
+            heartbeat=settings.heartbeat_file,
+        )
+        self._presence = Presence(self.app, settings)
+        outage = Outage(stopping.is_set, settings.outage_patience)
+        register(self.app, self._runners, Guard(Quarantine(stopping.is_set), outage, self._watchdog))
+        self.app.steps["consumer"].add(PacedEvents)
+
+    def load(self, **_: Any) -> None:
+        """Answer probes, then load the models of the queues this worker serves; end the process where that cannot be."""
         # Celery's signals would swallow an exception, and the start go on without a model.
         try:
-            metrics.serve(settings.metrics_port)
-            recipe = Recipe.load(settings.preload) if settings.preload else Recipe()
+            if self._settings.metrics_port:
+                Probe(self._settings.metrics_port, alive=lambda: self._watchdog.alive, ready=self._ready)
+            recipe = Recipe.load(self._settings.preload) if self._settings.preload else Recipe()
             for stage in STAGES:
-                if stage in app.amqp.queues.consume_from:
-                    runners[stage].model(chosen(recipe, stage))
+                if stage in self.app.amqp.queues.consume_from:
+                    self._runners[stage].model(chosen(recipe, stage))
         except VitrinaError as error:
             log.critical("%s", error, extra={"action": "start"})
             _leave(CONFIG_STATUS)
@@ -75,15 +94,50 @@ def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings],
             log.critical("the model does not load", exc_info=True, extra={"action": "start"})
             _leave(LOAD_STATUS)
 
-    def close(**_: Any) -> None:
-        for runner in runners.values():
+    def begin(self, sender: Any, **_: Any) -> None:
+        """Show the worker and watch over it, now that it takes messages."""
+        self._presence.start(sender)
+        self._watchdog.start()
+
+    def stop(self, **_: Any) -> None:
+        """Finish the batch that runs, and hand back everything else; a second request ends the worker at once."""
+        # What it then holds is handed out again when its leases run out.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: _leave(128 + signal.SIGTERM))
+        stopping.set()
+        for runner in self._runners.values():
+            runner.hand_back()
+
+    def close(self, **_: Any) -> None:
+        """Take leave."""
+        self._watchdog.close()
+        self._presence.close()
+        for runner in self._runners.values():
             runner.close()
 
-    # Not weak: nothing else holds these functions.
+    def _ready(self) -> bool:
+        return self._presence.ready and not stopping.is_set()
+
+    def _messages_wait(self) -> bool:
+        try:
+            waiting = depths(self._client)
+        except BrokerError:
+            return False  # a worker without a broker waits for it
+        return any(waiting.get(queue) for queue in self.app.amqp.queues.consume_from)
+
+
+def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]]) -> Celery:
+    """Build the application with its three tasks. Models are loaded at the worker's start, those of its queues alone."""
+    quiet_root_warning()
+    try:
+        process = Process(settings, make)
+    except UsageError as error:  # an address that is none
+        sys.stderr.write(f"vitrina: {error}\n")
+        sys.exit(CONFIG_STATUS)
+    # Not weak: nothing else holds the process.
     setup_logging.connect(lambda **_: configure_logging(settings), weak=False)
-    worker_init.connect(load_models, weak=False)
-    worker_ready.connect(presence.start, weak=False)
-    worker_shutting_down.connect(lambda **_: stopping.set(), weak=False)
-    worker_shutdown.connect(presence.close, weak=False)
-    worker_shutdown.connect(close, weak=False)
-    return app
+    worker_init.connect(process.load, weak=False)
+    worker_ready.connect(process.begin, weak=False)
+    worker_shutting_down.connect(process.stop, weak=False)
+    worker_shutdown.connect(process.close, weak=False)
+    return process.app

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
-from prometheus_client import Counter, Histogram, start_http_server
-
-from shared.errors import UsageError
+from prometheus_client import Counter, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from shared.keys import StageName
-
-log = logging.getLogger(__name__)
 
 _SECONDS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ITEMS = Counter("vitrina_items", "Items through a stage", ["stage", "outcome", "reason"])
@@ -23,18 +18,6 @@ BATCHES = Histogram("vitrina_batch_size", "Inputs in a batch", ["stage"], bucket
 LOADS = Histogram(
     "vitrina_model_load_seconds", "Seconds to load and warm up a model", ["stage", "model"], buckets=_SECONDS
 )
-
-
-def serve(port: int) -> None:
-    """Serve the metrics at `port`; 0 serves none. Raises `UsageError`."""
-    if port:
-        try:
-            start_http_server(port)
-        except OSError as error:
-            raise UsageError(
-                f"cannot serve metrics at port {port} ({error.strerror}): set VITRINA_METRICS_PORT"
-            ) from None
-        log.info("metrics at port %s", port, extra={"action": "metrics"})
 
 
 def count(stage: StageName, outcome: str, reason: str = "") -> None:

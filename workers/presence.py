@@ -39,6 +39,11 @@ class Presence:
         self._client = connect(self._settings)
         self._thread.start()
 
+    @property
+    def ready(self) -> bool:
+        """Whether Celery has said that the worker takes messages."""
+        return bool(self._names)
+
     def close(self, **_: Any) -> None:
         """Say goodbye."""
         self._stop.set()

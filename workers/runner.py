@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from shared.errors import JobForgottenError, MaskMissingError, ObjectMissingError, SourceChangedError
 from shared.jobs import PAGE, Job, read_page
 from shared.keys import STAGES, StageName, mask_key
+from shared.pictures import pixels
 from shared.plan import Outputs, Plan, chosen
 from shared.progress import Progress, connect
 from shared.provenance import Provenance
 from shared.storage import open_storage
 from workers import metrics
 from workers.batcher import Batcher, BatcherClosedError, Pending
+from workers.memory import BYTES_PER_PIXEL, SHARE, Budget, machine_bytes
 from workers.registry import make_model
 from workers.stage import Result, Work
 
@@ -101,8 +103,11 @@ class Runner:
         settings: Settings,
         *,
         make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]] = make_model,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Serve one stage; `stopping` tells whoever waits for memory that the worker is shutting down."""
         self.stage = stage
+        self._budget = Budget(settings.picture_memory or machine_bytes() // SHARE, stopping)
         self.settings = settings
         self._make = make
         self._redis = connect(settings)
@@ -116,6 +121,11 @@ class Runner:
         for _, batcher in self._models.values():
             batcher.close()
         self._redis.close()
+
+    def hand_back(self) -> None:
+        """Give up what waits for a batch: the worker is shutting down."""
+        for _, batcher in list(self._models.values()):
+            batcher.hand_back()
 
     def model(self, section: ModelSection) -> tuple[Model[Any, Any], Batcher[Any, Any]]:
         """Return the loaded model that a section chooses and its batcher, loading it on first use. Raises `ModelMissingError`, `ModelCorruptError`."""
@@ -218,14 +228,16 @@ class Runner:
         clock.lap("model")
         work = self._fetch(opened, item, outputs, model.reads(opened.plan.recipe))
         clock.lap("fetch")
-        prepared = model.prepare(work)
-        clock.lap("prepare")
-        pending = self._submit(section, prepared)
-        output = pending.result()
-        clock.lap("wait")
-        clock.move("wait", "infer", pending.seconds)
-        result = model.finish(work, prepared, output)
-        clock.lap("finish")
+        with self._budget.taking(self._bytes(work)):
+            clock.lap("room")
+            prepared = model.prepare(work)
+            clock.lap("prepare")
+            pending = self._submit(section, prepared)
+            output = pending.result()
+            clock.lap("wait")
+            clock.move("wait", "infer", pending.seconds)
+            result = model.finish(work, prepared, output)
+            clock.lap("finish")
         # What was in doubt before stays in doubt: a picture made from a doubtful mask needs the same look.
         before = [reason for stage in work.upstream.values() for reason in stage.reasons]
         provenance = Provenance(
@@ -242,6 +254,13 @@ class Runner:
         clock.lap("save")
         metrics.observe(self.stage, clock.seconds)
         return provenance
+
+    def _bytes(self, work: Work) -> int:
+        """Estimate what a photo takes on its way, from its header."""
+        files = [work.source, *work.inputs.values()]
+        return sum(map(len, files)) + BYTES_PER_PIXEL[self.stage] * max(
+            pixels(file, self.settings.max_pixels) for file in files
+        )
 
     def _submit(self, section: ModelSection, prepared: Any) -> Pending[Any]:
         while True:

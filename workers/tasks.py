@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from celery import Task
@@ -13,22 +14,31 @@ from kombu.exceptions import OperationalError
 
 from shared.errors import (
     BrokerError,
+    JobCancelledError,
     JobForgottenError,
     MessageError,
+    ObjectMissingError,
     OutOfMemoryError,
     StageFailedError,
+    StorageError,
     VitrinaError,
     WorkerLostError,
 )
 from shared.messages import Item
 from shared.progress import Failure
 from workers import metrics
+from workers.batcher import HandedBackError
+from workers.quarantine import StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shared.keys import StageName
+    from shared.progress import Progress
+    from workers.outage import Outage
+    from workers.quarantine import Quarantine
     from workers.runner import Runner
+    from workers.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +51,15 @@ stopping = threading.Event()
 """Set when the worker shuts down: who waits for the broker then hands its message back."""
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What the tasks of one process share to keep it, and each other, well."""
+
+    quarantine: Quarantine
+    outage: Outage
+    watchdog: Watchdog
 
 
 class StageTask(Task):  # type: ignore[misc] # Celery ships no types
@@ -58,6 +77,7 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
 
     stage: StageName
     runner: Runner
+    guard: Guard
 
     def run(self, message: dict[str, Any]) -> None:
         """Bring one item through the stage and queue the next."""
@@ -82,20 +102,59 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
     def _run(self, item: Item) -> None:
         """Run the stage. Raises `VitrinaError` for whatever went wrong, and nothing else but Celery's own."""
         progress = self.runner.progress(item.job)
-        attempts = self._patiently(item, lambda: progress.attempt(self.stage, item.index))
-        if attempts > self.runner.settings.max_attempts:
-            msg = f"started {attempts - 1} times and never ended: the photo may exhaust memory or hang the model"
-            raise WorkerLostError(msg)
         try:
-            self._patiently(item, lambda: self.runner.run(item))
+            with self.guard.watchdog.task():
+                self._unless_stopping()
+                starts, state = self._patiently(item, lambda: progress.attempt(self.stage, item.index))
+                if state == "cancelled":
+                    raise JobCancelledError("the job was cancelled")  # noqa: TRY301 - recorded by the caller like any other
+                if starts == 1:
+                    with self.guard.quarantine.among_others():
+                        self._work(item)
+                else:
+                    self._work_alone(item, progress)
         except (Retry, Reject, VitrinaError):
             raise
+        except (StoppedError, HandedBackError) as error:
+            # It has not begun, or not got far: another worker takes it, and nothing speaks against it.
+            self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))
+            raise Reject("the worker is shutting down", requeue=True) from error
         except MemoryError as error:
             raise OutOfMemoryError(f"not enough memory for this photo: {error}") from error
         except BaseException as error:
             # SystemExit and KeyboardInterrupt in a task would each leak a slot of the threads pool for ever.
             log.exception("stage failed unexpectedly", extra=self._fields(item, "error"))
             raise StageFailedError(f"{type(error).__name__}: {error}") from error
+
+    def _unless_stopping(self) -> None:
+        if stopping.is_set():
+            raise StoppedError
+
+    def _work_alone(self, item: Item, progress: Progress) -> None:
+        """Run a suspect: it, or one beside it, may have killed a worker. Raises `WorkerLostError` for one that did so alone too often."""
+        with self.guard.quarantine.alone():
+            deaths = self._patiently(item, lambda: progress.attempt_alone(self.stage, item.index)) - 1
+            if deaths >= self.runner.settings.max_deaths:
+                msg = f"started {deaths} times alone and never ended: the photo may exhaust memory or hang the model"
+                raise WorkerLostError(msg)
+            self._work(item)
+
+    def _work(self, item: Item) -> None:
+        """Run the stage, and again while the storage is down for everyone."""
+        outage = self.guard.outage
+        while True:
+            outage.wait()
+            try:
+                with self.guard.watchdog.work():
+                    self._patiently(item, lambda: self.runner.run(item))
+            except ObjectMissingError:
+                raise
+            except StorageError as error:
+                if not outage.failed(item.job, item.index, error):
+                    raise
+            else:
+                outage.worked()
+                return
 
     def _patiently(self, item: Item, do: Callable[[], Answer]) -> Answer:
         """Do something that needs the broker, however long that takes: without it nothing can be recorded, and nothing may be lost."""
@@ -107,6 +166,7 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
                 if stopping.is_set():
                     raise Reject(str(error), requeue=True) from error
                 log.warning("waiting for the broker: %s", error, extra=self._fields(item, "wait"))
+                self.guard.watchdog.rest()
                 stopping.wait(wait * random.uniform(0.5, 1))  # noqa: S311 - not a secret
                 wait = min(2 * wait, longest)
 
@@ -149,8 +209,9 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
         return {"action": action, "job": item.job, "key": item.key, "stage": self.stage}
 
 
-def register(app: Any, runners: dict[StageName, Runner]) -> None:
+def register(app: Any, runners: dict[StageName, Runner], guard: Guard) -> None:
     """Register a task per stage on a Celery application; its name is the stage's."""
     for stage, runner in runners.items():
-        kind = type(f"{stage.title()}Task", (StageTask,), {"name": stage, "stage": stage, "runner": runner})
+        members = {"name": stage, "stage": stage, "runner": runner, "guard": guard}
+        kind = type(f"{stage.title()}Task", (StageTask,), members)
         app.register_task(kind())

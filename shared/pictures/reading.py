@@ -24,6 +24,7 @@ from PIL import (  # the plugins register themselves: imported here, so that no 
 )
 
 from shared.errors import (
+    PictureError,
     PictureTooLargeError,
     PictureTooSmallError,
     UnreadablePictureError,
@@ -92,6 +93,19 @@ def decode(data: bytes, *, max_bytes: int | None, max_pixels: int) -> Picture:
         raise UnreadablePictureError(
             f"the {kind} file is cut short or damaged ({_brief(error)}): upload it again"
         ) from error
+
+
+def pixels(data: bytes, max_pixels: int) -> int:
+    """Return how many pixels a picture's header claims; 0 for what `decode` would refuse."""
+    kind = _sniff(data)
+    if not data or kind is None:
+        return 0
+    _quiet_pillow(max_pixels)
+    try:
+        with _open(data, kind, max_pixels) as image:
+            return image.width * image.height
+    except (Image.DecompressionBombError, PictureError, MemoryError, *DAMAGE):
+        return 0
 
 
 def _brief(error: BaseException) -> str:

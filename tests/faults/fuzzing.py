@@ -21,7 +21,7 @@ from producer.manifest import Manifest
 from shared.errors import ItemError, UsageError
 from shared.keys import check_source_key
 from shared.messages import Item
-from shared.pictures import decode, encode_jpeg, encode_png
+from shared.pictures import decode, encode_jpeg
 from shared.recipe import MaskGates, PictureGates, Recipe
 
 if TYPE_CHECKING:
@@ -96,16 +96,17 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 def through(data: bytes) -> str:
     """Take a picture the whole way; return the reason it was refused for, or `whole`."""
     from workers.inpainting.gates import picture_reasons  # noqa: PLC0415 - the process that only starts others needs none of it
+    from workers.segmentation.cutout import artifacts  # noqa: PLC0415 - as above
     from workers.segmentation.gates import mask_reasons  # noqa: PLC0415 - as above
 
     try:
         picture = decode(data, max_bytes=1_000_000, max_pixels=PIXELS)
         mask = np.asarray(picture.alpha if picture.alpha is not None else picture.rgb.convert("L"))
         mask_reasons(mask, MaskGates())
-        picture_reasons(picture.rgb, PictureGates())
+        picture_reasons(np.asarray(picture.rgb), PictureGates(), 0)
+        artifacts(picture.rgb, mask, mixed=True)
     except ItemError as error:
         return error.reason
-    encode_png(picture.rgb)
     encode_jpeg(picture.rgb)
     return "whole"
 

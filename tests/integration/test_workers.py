@@ -98,7 +98,7 @@ def test_a_lease_is_renewed_only_while_it_is_held(tmp_path: Path) -> None:
     ("environment", "said"),
     [
         ({"VITRINA_METRICS_PORT": "{broker}"}, "cannot serve metrics at port"),
-        ({"VITRINA_PRELOAD": "/nowhere/recipe.yaml"}, "cannot read the recipe /nowhere/recipe.yaml"),
+        ({"VITRINA_PRELOAD": "/nowhere/recipe.yaml"}, "no recipe file /nowhere/recipe.yaml"),
     ],
 )
 def test_a_worker_that_cannot_start_as_configured_says_why_and_ends(

@@ -1,0 +1,224 @@
+"""What keeps a worker and its neighbours well: quarantine, outages, memory, the watchdog and the probe."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from producer.embedded import free_port
+from shared.errors import StorageError, UsageError
+from shared.pictures import encode_png, pixels
+from workers.memory import Budget, machine_bytes
+from workers.outage import ENOUGH, Outage
+from workers.probe import Probe
+from workers.quarantine import Quarantine, StoppedError
+from workers.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+
+class Side:
+    """A thread that enters something and stays until it is let go."""
+
+    def __init__(self, enter: Callable[[], AbstractContextManager[None]]) -> None:
+        self.inside = threading.Event()
+        self.leave = threading.Event()
+        self.stopped = False
+        self._enter = enter
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            with self._enter():
+                self.inside.set()
+                self.leave.wait(10)
+        except StoppedError:
+            self.stopped = True
+
+    def end(self) -> None:
+        self.leave.set()
+        self._thread.join(5)
+
+
+def test_a_suspect_runs_alone_and_before_those_that_come_later() -> None:
+    """It waits for those that run; who comes after it waits for it."""
+    quarantine = Quarantine(lambda: False)
+    first, second = Side(quarantine.among_others), Side(quarantine.among_others)
+    assert first.inside.wait(2)
+    assert second.inside.wait(2)
+    suspect = Side(quarantine.alone)
+    time.sleep(0.05)
+    later = Side(quarantine.among_others)
+    first.end()
+    assert not suspect.inside.wait(0.3)
+    assert not later.inside.is_set()
+    second.end()
+    assert suspect.inside.wait(2)
+    assert not later.inside.wait(0.3)
+    suspect.end()
+    assert later.inside.wait(2)
+    later.end()
+
+
+def test_who_waits_leaves_when_the_worker_stops() -> None:
+    """Its message goes back; nobody else is kept waiting for it."""
+    stopping = threading.Event()
+    quarantine = Quarantine(stopping.is_set)
+    running = Side(quarantine.among_others)
+    assert running.inside.wait(2)
+    suspect = Side(quarantine.alone)
+    time.sleep(0.05)
+    stopping.set()
+    suspect.end()
+    assert suspect.stopped
+    running.end()
+
+
+def test_one_bad_photo_is_no_outage() -> None:
+    """However often it fails; nor are several when others work."""
+    outage = Outage(lambda: False, patience=60)
+    assert not any(outage.failed("job", 1, StorageError("x")) for _ in range(10))
+    for index in range(10):
+        assert not outage.failed("job", index, StorageError("x"))
+        outage.worked()
+
+
+def test_an_outage_is_waited_for_by_one_that_tries() -> None:
+    """The others wait until it works again, and for no longer than the patience lasts."""
+    outage = Outage(lambda: False, patience=60)
+    told = [outage.failed("job", index, StorageError("x")) for index in range(ENOUGH)]
+    assert told == [*[False] * (ENOUGH - 1), True]
+    passed: list[int] = []
+    threads = [threading.Thread(target=lambda n=n: (outage.wait(), passed.append(n)), daemon=True) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.9)
+    assert len(passed) == 1
+    outage.worked()
+    for thread in threads:
+        thread.join(3)
+    assert len(passed) == 4
+    impatient = Outage(lambda: False, patience=0)
+    assert not any(impatient.failed("job", index, StorageError("x")) for index in range(2 * ENOUGH))
+
+
+def test_an_outage_does_not_keep_a_worker_from_stopping() -> None:
+    """Who waits for the storage hands its message back."""
+    outage = Outage(lambda: True, patience=60)
+    for index in range(ENOUGH):
+        outage.failed("job", index, StorageError("x"))
+    with pytest.raises(StoppedError):
+        outage.wait()
+
+
+def test_large_photos_take_turns() -> None:
+    """What does not fit waits; one that never fits runs alone."""
+    budget = Budget(100, lambda: False)
+    small, large = Side(lambda: budget.taking(60)), Side(lambda: budget.taking(60))
+    assert small.inside.wait(1) != large.inside.wait(0.3)
+    small.leave.set()
+    large.leave.set()
+    assert small.inside.wait(2)
+    assert large.inside.wait(2)
+    small.end()
+    large.end()
+    assert budget.peak == 60
+    with budget.taking(1000):
+        assert budget.peak == 1000
+
+
+def test_a_photo_tells_its_pixels_before_it_is_decoded() -> None:
+    """What cannot be read has none: decoding it says why."""
+    from PIL import Image  # noqa: PLC0415 - used here alone
+
+    data = encode_png(Image.new("RGB", (40, 30)))
+    assert pixels(data, 10_000) == 1200
+    assert pixels(data, 100) == 0
+    assert pixels(b"no picture", 10_000) == pixels(b"", 10_000) == 0
+    assert machine_bytes() > 100_000_000
+
+
+class Watched:
+    """A watchdog that notes what it would have ended the process for."""
+
+    def __init__(self, *, waiting: bool, heartbeat: Path | None = None) -> None:
+        self.said: list[str] = []
+        self.dog = Watchdog(
+            task_deadline=0.3,
+            stall_deadline=0.4,
+            waiting=lambda: waiting,
+            heartbeat=heartbeat,
+            on_wedged=lambda what, _: self.said.append(what),
+        )
+
+    def __enter__(self) -> Self:
+        self.dog.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.dog.close()
+
+
+def test_work_past_its_deadline_ends_the_process() -> None:
+    """Waiting does not count as work, and neither does what was waited for in between."""
+    with Watched(waiting=True) as watched, watched.dog.task():
+        time.sleep(0.6)
+        with watched.dog.work():
+            time.sleep(0.2)
+            watched.dog.rest()
+            time.sleep(0.2)
+            assert watched.said == []
+            time.sleep(0.4)
+        assert watched.said[0] == "a task is past its deadline"
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_a_worker_that_takes_nothing_ends_if_there_is_work(*, waiting: bool) -> None:
+    """An idle worker before an empty queue is well."""
+    with Watched(waiting=waiting) as watched:
+        time.sleep(0.8)
+    assert bool(watched.said) is waiting
+
+
+def test_a_healthy_worker_beats(tmp_path: Path) -> None:
+    """The file is touched again and again, and gone with the worker."""
+    file = tmp_path / "beat"
+    with Watched(waiting=False, heartbeat=file) as watched:
+        time.sleep(0.4)
+        first = file.stat().st_mtime_ns
+        time.sleep(0.4)
+        assert file.stat().st_mtime_ns > first
+        assert watched.dog.alive
+    assert not file.exists()
+
+
+def test_a_probe_answers_for_the_worker() -> None:
+    """200 and 503, and the metrics beside them; a port that is taken is one clear error."""
+    state = {"alive": True, "ready": False}
+    port = free_port()
+    probe = Probe(port, alive=lambda: state["alive"], ready=lambda: state["ready"])
+
+    def ask(path: str) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    try:
+        assert (ask("/healthz"), ask("/readyz"), ask("/metrics")) == (200, 503, 200)
+        state.update(alive=False, ready=True)
+        assert (ask("/healthz"), ask("/readyz")) == (503, 200)
+        with pytest.raises(UsageError, match="VITRINA_METRICS_PORT"):
+            Probe(port, alive=lambda: True, ready=lambda: True)
+    finally:
+        probe.close()
