@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[worker,production,embedded,demo]' --group lint --group test
+	  --editable '.[worker,production,embedded,export,demo]' --group lint --group test
 	$(BIN)/vitrina models fetch
 	@touch $@
 

@@ -9,26 +9,31 @@ from shared.messages import Photo
 from shared.recipe import SuppliedSegmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from shared.recipe import Recipe
-    from shared.storage import Storage
+    from shared.storage import Stat, Storage
 
 
 def list_photos(
-    source: Storage, destination: Storage, recipe: Recipe | None = None, *, after: str = ""
+    source: Storage,
+    destination: Storage,
+    recipe: Recipe | None = None,
+    *,
+    after: str = "",
+    wanted: Callable[[Stat], bool] = lambda _: True,
 ) -> Iterator[Photo]:
-    """Yield the source's objects, except the job's own outputs when they lie inside it.
+    """Yield the source's objects that are `wanted`, except the job's own outputs when they lie inside it.
 
     Where the recipe takes masks from beside the photos, whatever is named like one is left out as well.
     """
     root, inside = source.url.rstrip("/") + "/", destination.url.rstrip("/") + "/"
     own = inside.removeprefix(root) if inside.startswith(root) else None
     masks = _mask_names(recipe) if recipe else None
-    for stat in source.list(after=after):
+    for stat in source.list(after=after, ahead=True):
         if own is not None and stat.key.startswith(own):
             continue
-        if masks is None or not masks.fullmatch(stat.key):
+        if wanted(stat) and (masks is None or not masks.fullmatch(stat.key)):
             yield Photo(stat.key, stat.etag)
 
 

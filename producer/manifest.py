@@ -2,116 +2,135 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
+from producer.seen import Seen
+from producer.tables import SHOWN, read_lines, read_table
 from shared.errors import KeyRefusedError, UsageError
 from shared.fields import ItemFields
 from shared.keys import check_source_key
 from shared.messages import Photo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
+    from producer.tables import Row
     from shared.storage import Storage
 
 _JSON_FIELDS = {"points", "box"}
 # In a CSV cell these are written as JSON.
-SHOWN = 5
-"""Wrong rows named in the message; the rest are counted."""
 LOOKERS = 16
 """Photos looked up at once: each is a short request that mostly waits."""
 _PORTION = 256
 # Rows looked up ahead of the one that is asked for.
+_CHECKED = 5000
+# Rows checked at once.
+_KNOWN = {*ItemFields.model_fields, "key", "sku"}
 
 
 class Manifest:
-    """A CSV or JSONL file with at least the column `key`; columns that Vitrina does not know are left alone."""
+    """A table with at least the column `key`; columns that Vitrina does not know are left alone."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, source: Path | TextIO) -> None:
+        """Read from a file, or from standard input, which can be read only once and is not checked before."""
+        self._source = source
         self.ignored: tuple[str, ...] = ()
         """Columns that were left alone, once `check` has run."""
+        self.doubled: tuple[str, ...] = ()
+        """What a person should know of keys that were named more than once, once `check` has run."""
+
+    @property
+    def path(self) -> Path:
+        """The file. Raises `UsageError` for standard input."""
+        if not isinstance(self._source, Path):
+            raise UsageError("standard input can be read only once")
+        return self._source
 
     def check(self) -> int:
         """Read the whole file once and return the number of rows. Raises `UsageError` that names the wrong rows; nothing is kept in memory."""
         wrong: list[str] = []
         bad = rows = 0
         ignored: dict[str, None] = {}
-        for line, row in self._rows():
-            rows += 1
-            try:
-                if len(ignored) <= SHOWN:
-                    ignored.update(dict.fromkeys(set(row) - set(ItemFields.model_fields) - {"key"}))
-                _entry(row)
-            except UsageError as error:
-                bad += 1
-                if len(wrong) < SHOWN:
-                    wrong.append(f"line {line}: {error}")
+        twice = Twice()
+        with Seen() as seen:
+            for portion in _portions(self._rows(), _CHECKED):
+                rows += len(portion)
+                good = []
+                for line, row in portion:
+                    if len(ignored) <= SHOWN:
+                        ignored.update(dict.fromkeys(islice(set(row) - _KNOWN, SHOWN + 1)))
+                    try:
+                        good.append((line, *_entry(row)))
+                    except UsageError as error:
+                        bad += 1
+                        if len(wrong) < SHOWN:
+                            wrong.append(f"line {line}: {error}")
+                twice.note(good, seen)
         if wrong:
             more = f" (and {bad - len(wrong)} more)" if bad > len(wrong) else ""
             raise UsageError(f"{self.path}: {'; '.join(wrong)}{more}. Nothing was submitted: correct the manifest")
         if not rows:
             raise UsageError(f"{self.path} has no rows: nothing to submit")
         self.ignored = tuple(sorted(ignored))
+        self.doubled = twice.lines(self.path)
         return rows
 
     def photos(self, source: Storage) -> Iterator[Photo]:
-        """Yield the rows' photos in order; one that is not in the source has an empty ETag. A key named twice is an item twice, made once."""
-        entries = (_entry(row) for _, row in self._rows())
-        with ThreadPoolExecutor(LOOKERS) as pool:
-            while portion := list(islice(entries, _PORTION)):
-                yield from pool.map(lambda entry: _look(source, *entry), portion)
+        """Yield the rows' photos in order, each key once; one that is not in the source has an empty ETag. Raises `UsageError`."""
+        with Seen() as seen, ThreadPoolExecutor(LOOKERS) as pool:
+            for portion in _portions(self._rows(), _PORTION):
+                entries = [_entry_at(line, row) for line, row in portion]
+                verdicts = seen.add([(key, "") for key, _ in entries])
+                fresh = [entry for entry, verdict in zip(entries, verdicts, strict=True) if verdict == "new"]
+                yield from pool.map(lambda entry: _look(source, *entry), fresh)
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        kind = self.path.suffix.lower()
-        if kind not in {".csv", ".jsonl"}:
-            raise UsageError(f"{self.path}: a manifest is a .csv or a .jsonl file")
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                yield from _csv_rows(self.path, file) if kind == ".csv" else _jsonl_rows(self.path, file)
-        except OSError as error:
-            raise UsageError(f"cannot read the manifest {self.path}: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{self.path} is not UTF-8 throughout (byte {error.start}): save it as UTF-8") from None
+    def _rows(self) -> Iterator[Row]:
+        return read_table(self._source) if isinstance(self._source, Path) else read_lines(self._source)
 
 
-def _csv_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(file, strict=True)
+class Twice:
+    """Counts keys that are named more than once, and finds those of which the rows say different things."""
+
+    def __init__(self) -> None:
+        self._same = self._otherwise = 0
+        self._shown: list[str] = []
+
+    def note(self, entries: Sequence[tuple[int, str, dict[str, Any]]], seen: Seen) -> None:
+        """Take in checked rows: line, key, fields."""
+        said = [(key, json.dumps(fields, sort_keys=True)) for _, key, fields in entries]
+        for (line, key, _), verdict in zip(entries, seen.add(said), strict=True):
+            self._same += verdict == "same"
+            self._otherwise += verdict == "otherwise"
+            if verdict == "otherwise" and len(self._shown) < SHOWN:
+                self._shown.append(f"line {line} ({key})")
+
+    def lines(self, path: Path) -> tuple[str, ...]:
+        """Say what was found."""
+        told = []
+        if self._same:
+            told.append(f"{path}: {self._same} rows name a photo again; each is taken once")
+        if self._otherwise:
+            shown = ", ".join(self._shown)
+            told.append(
+                f"{path}: {self._otherwise} rows say something else of a photo than the row before, which counts: {shown}"
+            )
+        return tuple(told)
+
+
+def _portions(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    while portion := list(islice(rows, size)):
+        yield portion
+
+
+def _entry_at(line: int, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     try:
-        header = next(reader, None)
-        if header and len(header) == 1 and (separator := next((mark for mark in ";\t|" if mark in header[0]), "")):
-            name = {"\t": "a tab", ";": "a semicolon", "|": "a bar"}[separator]
-            raise UsageError(f"{path}: its columns are separated by {name}: save it with commas between them")
-        if header is None or "key" not in header:
-            raise UsageError(f"{path}: the first line must name the columns, one of them `key`")
-        if doubled := sorted({name for name in header if header.count(name) > 1})[:SHOWN]:
-            raise UsageError(f"{path}: columns named twice: {', '.join(doubled)}")
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                found = f"{len(cells)} cells where the first line names {len(header)} columns"
-                yield reader.line_num, {"": f"{found}: put quotes around a cell that holds commas"}
-                continue
-            yield reader.line_num, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
-
-
-def _jsonl_rows(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            raise UsageError(f"{path}, line {number}: not valid JSON") from None
-        yield number, row if isinstance(row, dict) else {"": "not an object with fields"}
+        return _entry(row)
+    except UsageError as error:
+        raise UsageError(f"line {line}: {error}; the rows before it are submitted") from None
 
 
 def _entry(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -126,6 +145,8 @@ def _entry(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     try:
         check_source_key(key)
         known = {name: row[name] for name in ItemFields.model_fields if name in row}
+        if not known.get("id") and row.get("sku"):  # the other usual name
+            known["id"] = row["sku"]
         for name in _JSON_FIELDS & known.keys():
             if isinstance(known[name], str) and known[name]:
                 known[name] = json.loads(known[name])

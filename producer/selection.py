@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+import heapq
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +20,15 @@ from shared.jobs import read_pages
 from shared.messages import Photo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from shared.recipe import Recipe
-    from shared.storage import Storage
+    from shared.storage import Stat, Storage
+
+STDIN = "-"
+"""In place of a manifest's path: keys, one a line, or JSON lines, from standard input."""
+_SPANS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +36,17 @@ class Selection:
     """What was asked for; kept in the job's record, so that another producer can go on."""
 
     include: tuple[str, ...] = ()
+    """Globs over the whole key; without any, everything is included. `*` stays within a folder, `**` does not."""
     exclude: tuple[str, ...] = ()
-    modified_since: float = 0
+    """Globs of what is left out, though included."""
+    modified_since: float = 0.0
+    """Seconds since the epoch; of a listing alone."""
     limit: int | None = None
+    """At most so many, the first ones."""
     sample: int | None = None
+    """So many, spread evenly and the same each time: those whose keys have the lowest hashes."""
     manifest: str | None = None
-    """Path of a manifest; None for all photos of the source."""
+    """Path of a manifest, or `-` for standard input; None for all photos of the source."""
     job: str | None = None
     """Another job whose items are taken, as they were listed."""
 
@@ -40,30 +56,103 @@ class Selection:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Selection:
-        """Read the JSON-able form."""
-        return cls(**data)
+        """Read the JSON-able form. Raises `UsageError` for what another release wrote and this one does not know."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise UsageError(f"the job asks for {', '.join(unknown)}: feed it with the release that made it")
+        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        return cls(**given)
 
     def check(self) -> list[str]:
         """Look for what cannot work, before anything is submitted, and return what a person should know. Raises `UsageError`."""
+        for pattern in (*self.include, *self.exclude):
+            if pattern.startswith("/") or "://" in pattern:
+                raise UsageError(f"{pattern!r} matches no key: keys are relative to the source, such as 'shoes/**'")
+        if self.limit and self.sample:
+            raise UsageError("--limit takes the first photos and --sample some of all: choose one")
         if not self.manifest:
+            return []
+        if self.modified_since:
+            raise UsageError("--modified-since looks at a listing: a manifest names its photos itself")
+        if self.manifest == STDIN:
             return []
         manifest = Manifest(Path(self.manifest))
         rows = manifest.check()
         ignored = f"; not used: {', '.join(manifest.ignored)}" if manifest.ignored else ""
-        return [f"{self.manifest}: {rows} rows{ignored}"]
+        return [f"{self.manifest}: {rows} rows{ignored}", *manifest.doubled]
 
     def photos(
         self, source: Storage, destination: Storage, recipe: Recipe, *, listed: int = 0, last: str = ""
     ) -> Iterator[Photo]:
         """Yield the photos in a repeatable order, without the first `listed`, the last of which was `last`."""
+        plain = not (self.job or self.manifest or self.sample)
+        found = self._all(source, destination, recipe, after=last if plain else "")
+        if self.sample:
+            found = iter(_sample(found, self.sample))
+        # A listing goes on after a key; everything else is read again, and what was taken is passed over.
+        begin = 0 if plain else listed
+        end = None if self.limit is None else max(0, self.limit - (listed if plain else 0))
+        return islice(found, begin, end)
+
+    def _all(self, source: Storage, destination: Storage, recipe: Recipe, *, after: str) -> Iterator[Photo]:
+        named = self._named()
         if self.job:
             items = (item for page in read_pages(destination, self.job) for item in page)
-            return islice((Photo(item.key, item.etag, item.fields) for item in items), listed, None)
+            return (Photo(item.key, item.etag, item.fields) for item in items)
         if self.manifest:
-            return islice(Manifest(Path(self.manifest)).photos(source), listed, None)
-        return list_photos(source, destination, recipe, after=last)
+            manifest = Manifest(sys.stdin if self.manifest == STDIN else Path(self.manifest))
+            return (photo for photo in manifest.photos(source) if named(photo.key))
+
+        def wanted(stat: Stat) -> bool:
+            return stat.modified >= self.modified_since and named(stat.key)
+
+        return list_photos(source, destination, recipe, after=after, wanted=wanted)
+
+    def _named(self) -> Callable[[str], bool]:
+        include = [_pattern(glob) for glob in self.include]
+        exclude = [_pattern(glob) for glob in self.exclude]
+
+        def named(key: str) -> bool:
+            if include and not any(pattern.fullmatch(key) for pattern in include):
+                return False
+            return not any(pattern.fullmatch(key) for pattern in exclude)
+
+        return named
 
 
-def parse_since(text: str) -> float:
-    """Read a date, or a time back from now such as `24h` or `7d`, as seconds since the epoch. Raises `UsageError`."""
-    raise UsageError(f"not a time: {text!r}")
+def parse_since(text: str, now: float | None = None) -> float:
+    """Read a date, a moment (of UTC unless it says otherwise), or a time back from now such as `24h` or `7d`, as seconds since the epoch. Raises `UsageError`."""
+    if span := re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", text):
+        return (time.time() if now is None else now) - float(span[1]) * _SPANS[span[2]]
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no time: give a date such as 2026-11-01, or 30m, 24h, 7d, 2w") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _pattern(glob: str) -> re.Pattern[str]:
+    """Translate a glob. One without a slash matches the name in any folder, as a person expects of `*.jpg`."""
+    if "/" not in glob and not glob.startswith("**"):
+        glob = f"**/{glob}"
+    words = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = []
+    end = 0
+    for found in _GLOB.finditer(glob):
+        parts += [re.escape(glob[end : found.start()]), words.get(found[0], found[0].replace("[!", "[^"))]
+        end = found.end()
+    try:
+        return re.compile("".join([*parts, re.escape(glob[end:])]), re.DOTALL)
+    except re.error as error:
+        raise UsageError(f"{glob!r} is no pattern ({error}): write a key with *, ** and ? in it") from None
+
+
+def _sample(photos: Iterator[Photo], size: int) -> list[Photo]:
+    """Choose the photos whose keys have the lowest hashes, in the order they came."""
+    ranked = (
+        (hashlib.blake2b(photo.key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), number, photo)
+        for number, photo in enumerate(photos)
+    )
+    return [
+        photo for _, _, photo in sorted(heapq.nsmallest(size, ranked, key=lambda row: row[:2]), key=lambda row: row[1])
+    ]

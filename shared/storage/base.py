@@ -48,8 +48,11 @@ class Storage(Protocol):
     url: str
     """Address without credentials, as `open_storage` takes it."""
 
-    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Stat]:
-        """Yield objects lazily in ascending UTF-8 key order, only keys greater than `after`."""
+    def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
+        """Yield objects lazily in ascending UTF-8 key order, only keys greater than `after`.
+
+        `ahead` reads several folders at once where each answer takes its time: for long listings.
+        """
         ...
 
     def head(self, key: str) -> Stat | None:

@@ -59,8 +59,9 @@ class LocalStorage:
             raise KeyRefusedError(f"{key!r} leaves {self.url} through a link")
         return path
 
-    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Stat]:
+    def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
         """Yield in ascending UTF-8 key order, one folder's names in memory at a time."""
+        del ahead
         if not self._root.is_dir():
             raise StorageRefusedError(f"no such folder: {self.url}: create it or correct the path")
         yield from self._walk(self._root, "", prefix, os.fsencode(after))

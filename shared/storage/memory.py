@@ -29,8 +29,9 @@ class MemoryStorage:
         """Return the process's storage of that name."""
         return cls._named.setdefault(name, cls(name))
 
-    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Stat]:
+    def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
         """Yield in ascending UTF-8 key order."""
+        del ahead
         with self._lock:
             keys = sorted((key for key in self._objects if key.startswith(prefix)), key=_order)
         for key in keys:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 from contextlib import closing, contextmanager
+from itertools import chain, islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -14,6 +16,7 @@ from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from shared.errors import ObjectMissingError, PictureTooLargeError, StorageError, StorageRefusedError, UsageError
+from shared.storage.ahead import read_ahead
 from shared.storage.base import Blob, Stat
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from shared.settings import Settings
 
+LAST = chr(0x10FFFF)
+"""Comes after every character of a key."""
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _EXISTS = {"412", "PreconditionFailed"}
 _CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}
@@ -69,11 +74,38 @@ class S3Storage:
         prefix = prefix.strip("/")
         return cls(settings, bucket, f"{prefix}/" if prefix else "")
 
-    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Stat]:
+    def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
         """Yield a page of 1,000 at a time; markers of empty folders are left out."""
+        if not ahead:
+            yield from self._plain(prefix, after)
+            return
+        if after:  # the folder it lies in is read to its end, the others as if there had been nothing before
+            folder, slash, _ = after.removeprefix(prefix).partition("/")
+            if slash:
+                yield from self._plain(f"{prefix}{folder}/", after)
+                after = f"{prefix}{folder}/{LAST}"
+        entries = self._level(prefix, after)
+        first = list(islice(entries, 2))
+        if len(first) == 1 and isinstance(first[0], str):  # all in one folder: its own folders are what to read ahead
+            yield from self.list(first[0], ahead=True)
+            return
+        yield from read_ahead(chain(first, entries), lambda folder: self._plain(folder, ""))
+
+    def _plain(self, prefix: str, after: str) -> Iterator[Stat]:
+        for page in self._pages(prefix, after):
+            yield from self._stats(page)
+
+    def _level(self, prefix: str, after: str) -> Iterator[Stat | str]:
+        """Yield the objects of one folder, and the names of the folders in it, in key order."""
+        for page in self._pages(prefix, after, Delimiter="/"):
+            folders = [row["Prefix"].removeprefix(self._prefix) for row in page.get("CommonPrefixes", [])]
+            named = [(stat.key.encode(), stat) for stat in self._stats(page)]
+            yield from (entry for _, entry in sorted([*named, *((f.encode(), f) for f in folders)], key=itemgetter(0)))
+
+    def _pages(self, prefix: str, after: str, **options: Any) -> Iterator[Any]:
         start: dict[str, Any] = {"StartAfter": self._prefix + after} if after else {}
         pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._prefix + prefix, **start
+            Bucket=self._bucket, Prefix=self._prefix + prefix, **start, **options
         )
         iterator = iter(pages)
         while True:
@@ -81,10 +113,13 @@ class S3Storage:
                 page = next(iterator, None)
             if page is None:
                 return
-            for row in page.get("Contents", []):
-                if not row["Key"].endswith("/"):
-                    key = row["Key"].removeprefix(self._prefix)
-                    yield Stat(key, row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
+            yield page
+
+    def _stats(self, page: Any) -> Iterator[Stat]:
+        for row in page.get("Contents", []):
+            if not row["Key"].endswith("/"):
+                key = row["Key"].removeprefix(self._prefix)
+                yield Stat(key, row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
 
     def head(self, key: str) -> Stat | None:
         """Tell what is known of an object."""

@@ -23,8 +23,9 @@ class SyntheticStorage:
         self.url = f"synthetic://{count}"
         self._count = int(count)
 
-    def list(self, prefix: str = "", *, after: str = "") -> Iterator[Stat]:
+    def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
         """Yield in ascending key order."""
+        del ahead
         first = _number(after) + 1 if after else 0
         for number in range(first, self._count):
             key = _key(number)
