@@ -26,9 +26,10 @@ from producer.listing import list_photos
 from producer.session import create_job
 from producer.submit import Submitter
 from shared.broker import make_app
+from shared.connection import connect
 from shared.jobs import read_items
 from shared.keys import STAGES
-from shared.progress import Progress, connect
+from shared.progress import Progress
 from shared.recipe import Recipe
 from shared.settings import Settings
 from shared.storage import open_storage
@@ -131,7 +132,9 @@ def run_job(settings: Settings, keys: int, folder: Path) -> tuple[float, Watch, 
         def count(counts: object) -> None:
             watch.sent = counts.done + counts.failed  # type: ignore[attr-defined] # the job's counts
 
-        Submitter(app, progress, job, destination, window=settings.window, tick=count).feed(list_photos(source, destination))
+        Submitter(app, progress, job, destination, window=settings.window, tick=count).feed(
+            list_photos(source, destination)
+        )
         counts = follow(progress, count)
         seconds = time.perf_counter() - start
         watch.stop()

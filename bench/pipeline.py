@@ -24,9 +24,10 @@ from producer.samples import write_samples
 from producer.session import create_job
 from producer.submit import Submitter
 from shared.broker import make_app
+from shared.connection import connect
 from shared.keys import STAGES
 from shared.plan import Outputs, Plan, chosen
-from shared.progress import Progress, connect
+from shared.progress import Progress
 from shared.recipe import Recipe
 from shared.settings import Settings
 from shared.storage import Storage, open_storage

@@ -11,11 +11,13 @@ from pydantic import SecretStr
 
 from producer import repairs
 from producer.inputs import address, load_recipe, open_source
+from producer.results import Results
 from producer.selection import Selection
 from producer.session import Session, create_job
 from producer.status import Surroundings, status
+from shared.connection import broker_errors, connect
 from shared.errors import VitrinaError
-from shared.progress import broker_errors, connect, known_jobs
+from shared.progress import known_jobs
 from shared.settings import Settings
 from shared.storage import open_storage
 
@@ -133,8 +135,6 @@ class Run:
 
     def results(self) -> Iterator[Result]:
         """Yield a row per item in the order of listing: outcome, reasons, captions, keys of the outputs."""
-        from producer.results import Results
-
         return iter(Results(self.session.job, self.session.destination, self.session.progress))
 
     def report(self, path: str | Path) -> Path:

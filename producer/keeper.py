@@ -10,11 +10,12 @@ from producer.follow import Summary
 from producer.reconcile import Reconciler
 from producer.sealing import seal
 from shared.broker import make_app
+from shared.connection import broker_errors, connect
 from shared.errors import BrokerError, JobDamagedError, JobNotFoundError, StorageError, VitrinaError
 from shared.jobs import Job, list_jobs, load_summary
 from shared.keys import job_prefix
 from shared.lease import SECONDS, Lease
-from shared.progress import Progress, broker_errors, connect, known_jobs
+from shared.progress import Progress, known_jobs
 from shared.storage import open_storage
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import OutOfMemoryError
 
 from producer.patience import Patience
+from shared.connection import FULL
 from shared.errors import BrokerError
 from shared.keys import STAGES, queue_name
-from shared.progress import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

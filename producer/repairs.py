@@ -10,6 +10,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from producer.results import forget_results
 from producer.sealing import unseal
 from producer.selection import Selection
 from producer.session import Session, create_job
@@ -62,6 +63,7 @@ def retry(
         for first, page in groupby(chosen, lambda pair: pair[0] // PAGE * PAGE):
             since = dict(page)
             items = _looked_up(session, first, since)
+            forget_results(session.destination, session.job.id, since)
             for begin in STAGES:
                 some = [item for item in items if since[item.index] == begin]
                 submitter.again(some, begin, partial(_remove, session, begin) if review else _keep)

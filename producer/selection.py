@@ -60,7 +60,9 @@ class Selection:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(set(data) - known):
             raise UsageError(f"the job asks for {', '.join(unknown)}: feed it with the release that made it")
-        given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in data.items()
+        }
         return cls(**given)
 
     def check(self) -> list[str]:

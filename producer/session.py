@@ -17,6 +17,7 @@ from producer.sealing import seal
 from producer.selection import Selection
 from producer.submit import Submitter
 from shared.broker import make_app
+from shared.connection import connect
 from shared.errors import (
     JobForgottenError,
     JobNotFoundError,
@@ -27,7 +28,7 @@ from shared.errors import (
 )
 from shared.jobs import Job, list_jobs, load_listed, load_summary, new_job_id
 from shared.lease import Lease, is_held
-from shared.progress import NoProgress, Progress, connect, known_jobs
+from shared.progress import NoProgress, Progress, known_jobs
 from shared.storage import open_storage
 
 if TYPE_CHECKING:

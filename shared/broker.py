@@ -46,6 +46,8 @@ def make_app(settings: Settings) -> Celery:
             # kombu sweeps every interval x throttle seconds; its defaults (10 x 10) redeliver minutes late.
             "unacked_restore_interval": min(5, settings.visibility_timeout / 4),
             "unacked_restore_throttle": 1,
+            # A sweep takes milliseconds. Whoever loses its connection in one must not keep the others from theirs for five minutes.
+            "unacked_mutex_expire": 5,
             "priority_steps": [
                 0
             ],  # message priorities split a queue into several keys that dashboards and autoscalers do not see

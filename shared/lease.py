@@ -6,8 +6,8 @@ import secrets
 import threading
 from typing import TYPE_CHECKING, Self
 
+from shared.connection import broker_errors
 from shared.errors import BrokerError, LeaseHeldError, LeaseLostError
-from shared.progress import broker_errors
 
 if TYPE_CHECKING:
     import redis

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from shared.progress import broker_errors
+from shared.connection import broker_errors
 
 if TYPE_CHECKING:
     import redis

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import redis
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.retry import Retry
-
-from shared.errors import BrokerError, ProgressLostError, UsageError
+from shared.connection import broker_errors
+from shared.errors import ProgressLostError
 from shared.keys import STAGES, StageName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    import redis
     from redis.client import Pipeline
 
-    from shared.settings import Settings
 
 LAST: StageName = STAGES[-1]
 KEEP_SECONDS = 90 * 24 * 3600
@@ -36,7 +32,6 @@ JOBS = "vitrina:jobs"
 """Every job the broker knows, with the time of its start."""
 CHUNK = 1 << 20
 """Bytes of a bitmap read at once."""
-FULL = "the broker's memory is full: let its queues drain, or raise its maxmemory"
 
 State = Literal["running", "paused", "cancelled"]
 
@@ -96,38 +91,6 @@ for _, index in ipairs(ARGV) do
 end
 """
 )
-
-
-def connect(settings: Settings) -> redis.Redis:
-    """Open a client that rides out short breaks. Nothing is sent until first use. Raises `UsageError` for what is no Redis address."""
-    try:
-        return redis.Redis.from_url(
-            settings.broker.get_secret_value(),
-            socket_timeout=30,  # longer than any command here takes, shorter than a person waits
-            socket_connect_timeout=5,
-            health_check_interval=25,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), retries=5),
-            retry_on_error=[redis.exceptions.ConnectionError, redis.exceptions.TimeoutError],
-        )
-    except ValueError:
-        # The error would quote the address, and a password that is not percent-encoded ends up in any part of it.
-        msg = "not a broker address: use redis://host:port/db, with the password's special characters percent-encoded"
-        raise UsageError(msg) from None
-
-
-@contextmanager
-def broker_errors() -> Iterator[None]:
-    """Turn redis-py's errors into `BrokerError` with the next step."""
-    try:
-        yield
-    except redis.exceptions.AuthenticationError as error:
-        msg = f"the broker refuses our password: check VITRINA_BROKER ({error})"
-        raise BrokerError(msg) from None
-    except redis.exceptions.OutOfMemoryError:
-        raise BrokerError(FULL) from None
-    except redis.exceptions.RedisError as error:
-        msg = f"the broker does not answer: start it, or check --broker ({error})"
-        raise BrokerError(msg) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +215,22 @@ class Progress:
         return [
             bit(bits, index - 8 * low) or failure is not None for index, failure in zip(indices, failures, strict=True)
         ]
+
+    def done_of(self, first: int, count: int) -> bytes:
+        """Return the bitmap of finished items from the index `first`, a multiple of 8, on; most significant bit first."""
+        with broker_errors():
+            bits: Any = self._redis.getrange(self._done(LAST), first >> 3, (first + count - 1) >> 3)
+        return bytes(bits)
+
+    def failures_of(self, indices: Sequence[int]) -> dict[int, Failure]:
+        """Return the failures among these items, by index."""
+        with broker_errors():
+            found: Any = self._redis.hmget(self._failures, [str(index) for index in indices])
+        return {
+            index: Failure(index=index, **json.loads(value))
+            for index, value in zip(indices, found, strict=True)
+            if value is not None
+        }
 
     def unfinished(self, sent: int) -> Iterator[int]:
         """Yield the items below the index `sent` that are neither done nor failed."""
@@ -417,7 +396,8 @@ class NoProgress(Progress):
 
     def counts(self) -> Counts:
         """Count nothing."""
-        return Counts(0, listed=False, stages=dict.fromkeys(STAGES, 0), done=0, needs_review=0, failed=0, skipped=0)
+        none = dict.fromkeys(STAGES, 0)
+        return Counts(0, listed=False, stages=none, done=0, needs_review=0, failed=0, skipped=0, known=False)
 
     def failures(self) -> Iterator[Failure]:
         """Know of no failure."""

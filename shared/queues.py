@@ -6,8 +6,8 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+from shared.connection import broker_errors
 from shared.keys import QUEUES
-from shared.progress import broker_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

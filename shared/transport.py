@@ -82,7 +82,7 @@ class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
         """Renew our own leases, then return the messages of those who no longer do. Called by kombu's timer."""
         # What was acknowledged or handed back is dropped from `_delivered` only at the next delivery.
         held = set(self._delivered) - self._dirty
-        if held:
+        if held and not self.channel.over:
             with self.channel.conn_or_acquire() as client:
                 # XX: a message acknowledged meanwhile must not come back into the index.
                 client.zadd(self.unacked_index_key, dict.fromkeys(held, time()), xx=True)
@@ -94,12 +94,19 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
 
     QoS = QoS
     _shared: Any = None
+    over = False
+    """Whether it was closed, or was to be."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle = False
         self._waiting = False
         self._full = False
+
+    def close(self) -> None:
+        """Close. Over a broken connection that may fail half-way, and a timer still call us: what we held is no longer ours all the same."""
+        self.over = True
+        super().close()
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         # Called for every acknowledgement and every message sent. A client holds nothing but its pool, and making one costs

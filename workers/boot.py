@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from shared.broker import make_app
+from shared.connection import connect
 from shared.errors import BrokerError, UsageError, VitrinaError
 from shared.keys import STAGES, StageName
 from shared.logs import configure_logging, quiet_root_warning
 from shared.plan import chosen
-from shared.progress import connect
 from shared.queues import depths
 from shared.recipe import Recipe
 from workers.events import PacedEvents

@@ -6,10 +6,10 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
+from shared.connection import connect
 from shared.errors import BrokerError
 from shared.keys import STAGES
 from shared.presence import EVERY_SECONDS, announce, leave
-from shared.progress import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable

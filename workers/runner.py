@@ -11,12 +11,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from shared.connection import connect
 from shared.errors import JobForgottenError, MaskMissingError, ObjectMissingError, SourceChangedError
 from shared.jobs import PAGE, Job, read_page
 from shared.keys import STAGES, StageName, mask_key
 from shared.pictures import pixels
 from shared.plan import Outputs, Plan, chosen
-from shared.progress import Progress, connect
+from shared.progress import Progress
 from shared.provenance import Provenance
 from shared.storage import open_storage
 from workers import metrics

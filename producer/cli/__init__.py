@@ -9,7 +9,7 @@ from importlib.metadata import version
 import typer
 from typer._click.exceptions import ClickException  # typer carries its own click and exports no base class
 
-from producer.cli import control, doctor, fix, keeper, models, run, services, status
+from producer.cli import control, doctor, export, fix, keeper, models, run, services, status
 from shared.errors import UsageError, VitrinaError
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -26,6 +26,7 @@ run.register(app)
 status.register(app)
 control.register(app)
 fix.register(app)
+export.register(app)
 keeper.register(app)
 services.register(app)
 doctor.register(app)

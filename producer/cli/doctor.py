@@ -15,8 +15,8 @@ from rich.table import Table
 from producer.cli.common import BrokerOption, EndpointOption, load_settings
 from producer.needs import device_memory, needs
 from producer.recipes import find_recipe
+from shared.connection import broker_errors, connect
 from shared.errors import VitrinaError
-from shared.progress import broker_errors, connect
 from shared.recipe import Recipe
 
 if TYPE_CHECKING:

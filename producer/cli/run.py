@@ -22,15 +22,16 @@ from producer.needs import needs
 from producer.recipes import find_recipe
 from producer.selection import Selection, parse_since
 from producer.session import Session, create_job
+from shared.connection import broker_errors, connect
 from shared.errors import UsageError
 from shared.keys import STAGES
-from shared.progress import Counts, broker_errors, connect
 from shared.storage import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from shared.jobs import Job
+    from shared.progress import Counts
     from shared.recipe import Recipe
     from shared.settings import Settings
     from shared.storage import Storage

@@ -23,9 +23,9 @@ from producer.launch import env_for, worker_command
 from producer.recipes import find_recipe
 from producer.samples import write_samples
 from producer.session import Session, create_job
+from shared.connection import connect
 from shared.errors import UsageError
 from shared.keys import STAGES
-from shared.progress import connect
 from shared.recipe import Recipe
 from shared.storage import open_storage
 

@@ -18,9 +18,10 @@ from producer.rebuild import counted
 from producer.session import Session
 from producer.status import Surroundings
 from producer.status import status as full_status
+from shared.connection import connect
 from shared.errors import UsageError
 from shared.jobs import Job, list_jobs, load_summary
-from shared.progress import NoProgress, Progress, connect, known_jobs
+from shared.progress import NoProgress, Progress, known_jobs
 from shared.storage import open_storage
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from PIL import Image
 
 from producer.embedded import Broker, Worker
 from producer.session import Session, create_job
+from shared.connection import connect
 from shared.jobs import read_items
 from shared.keys import STAGES
 from shared.plan import Plan
-from shared.progress import connect
 from shared.recipe import Recipe
 from shared.settings import Settings
 from shared.storage import open_storage

@@ -9,8 +9,8 @@ from made_jobs import Catalogue, Workers
 
 from producer.embedded import Broker
 from shared.broker import make_app
+from shared.connection import connect
 from shared.keys import STAGES
-from shared.progress import connect
 from shared.settings import Settings
 
 if TYPE_CHECKING:

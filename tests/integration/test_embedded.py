@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from producer.embedded import Broker, EmbeddedError, S3Server, Service, Stack
+from shared.connection import connect
 from shared.keys import STAGES
-from shared.progress import connect
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]

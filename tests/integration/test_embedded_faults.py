@@ -17,9 +17,10 @@ from pydantic import SecretStr
 
 from producer.embedded import Broker, EmbeddedError, S3Server, Service, Stack, scratch
 from producer.launch import env_for, worker_command
+from shared.connection import connect
 from shared.errors import UsageError
 from shared.keys import STAGES
-from shared.progress import Progress, connect
+from shared.progress import Progress
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]

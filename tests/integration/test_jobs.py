@@ -22,12 +22,13 @@ from producer.listing import list_photos
 from producer.session import create_job
 from producer.submit import Submitter
 from shared.broker import make_app
+from shared.connection import connect
 from shared.errors import BrokerError, JobDamagedError, JobForgottenError
 from shared.jobs import Job, load_summary, read_items, read_page, save_items, save_summary
 from shared.keys import STAGES
 from shared.messages import Item
 from shared.plan import Plan
-from shared.progress import Failure, Progress, connect
+from shared.progress import Failure, Progress
 from shared.provenance import Provenance
 from shared.recipe import Recipe
 from shared.settings import Settings
@@ -231,7 +232,7 @@ def test_nothing_of_a_job_stays_in_the_broker_for_ever(tmp_path: Path, client: R
     shop = played(tmp_path, client, "a.png", "b.png")
     check(9)
     for stage in STAGES:
-        assert (shop.progress.attempt(stage, 0), shop.progress.attempt(stage, 0)) == (1, 2)
+            assert [shop.progress.attempt(stage, 0)[0] for _ in range(2)] == [1, 2]
     shop.fail(1)
     check(10)
     shop.make(0)

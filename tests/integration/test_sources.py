@@ -206,7 +206,7 @@ def test_a_parquet_manifest_says_the_same_as_a_csv(shop: Storage, tmp_path: Path
     selection = Selection(manifest=str(path))
     assert selection.check() == [f"{path}: 2 rows; not used: price"]
     fields = [dict(photo.fields) for photo in selection.photos(shop, OUT, Recipe())]
-    assert [list(row.values())[0] for row in fields] == [7, [0, 0, 9, 9]]
+    assert [next(iter(row.values())) for row in fields] == [7, [0, 0, 9, 9]]
     path.write_bytes(b"PAR1 no")
     with pytest.raises(UsageError, match="not a Parquet file"):
         selection.check()

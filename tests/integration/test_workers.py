@@ -15,8 +15,8 @@ from made_jobs import ROOT, Catalogue, Workers
 from producer.embedded import Broker, free_port
 from producer.launch import env_for
 from shared.broker import make_app
+from shared.connection import connect
 from shared.keys import STAGES
-from shared.progress import connect
 from shared.settings import Settings
 
 if TYPE_CHECKING:

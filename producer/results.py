@@ -1,0 +1,173 @@
+"""What became of each item, read a page at a time: from its record the first time, from kept pages afterwards."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from producer.sealing import read_failures
+from shared.errors import ItemError, JobDamagedError, ObjectMissingError
+from shared.jobs import PAGE, read_pages
+from shared.keys import STAGES, job_prefix
+from shared.plan import Plan
+from shared.progress import bit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from shared.jobs import Job
+    from shared.messages import Item
+    from shared.progress import Failure, Progress
+    from shared.storage import Storage
+
+READERS = 32
+"""Records read at once: each is a short request that mostly waits."""
+UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One item of a job, as far as it has come."""
+
+    index: int
+    key: str
+    outcome: str
+    """`done`, `needs_review`, `failed` or `unfinished`."""
+    reasons: tuple[str, ...] = ()
+    """Why it failed, or why a person should look at it."""
+    stage: str = ""
+    """Where it failed."""
+    detail: str = ""
+    """Why, in words."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """What the manifest says of it: id, title, category and the like."""
+    captions: Mapping[str, str] = field(default_factory=dict)
+    """By language."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """By language, what a vision-language model wrote beside the caption."""
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """By kind (`mask`, `cutout`, `image`, …), keys in the output storage."""
+    size: tuple[int, int] | None = None
+    """Width and height of the finished picture in pixels."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """By stage, without waiting."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able form, without what is empty."""
+        return {name: value for name, value in asdict(self).items() if value or name == "index"}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Result:
+        """Read the JSON-able form."""
+        lists = {name: tuple(data[name]) for name in ("reasons", "size") if data.get(name)}
+        return cls(**{**data, **lists})
+
+
+class Results:
+    """The items of a job in order. Can be read again and again; raises `StorageError`, `BrokerError` and `JobDamagedError` while it is."""
+
+    def __init__(self, job: Job, destination: Storage, progress: Progress) -> None:
+        self._job = job
+        self._destination = destination
+        self._progress = progress
+        self._plan = Plan(job.recipe)
+
+    def __iter__(self) -> Iterator[Result]:
+        for page in self.pages():
+            yield from page
+
+    def pages(self) -> Iterator[list[Result]]:
+        """Yield the results of a thousand items at a time."""
+        known = self._progress.counts().known
+        # Without a broker, what was recorded at the job's end is all there is.
+        failed = {} if known else {failure.index: failure for failure in read_failures(self._destination, self._job.id)}
+        with ThreadPoolExecutor(READERS) as pool:
+            for items in read_pages(self._destination, self._job.id):
+                key = _page_key(self._job.id, items[0].index)
+                kept = self._kept(key, items)
+                if kept is not None:
+                    yield kept
+                    continue
+                if known:
+                    failed = self._progress.failures_of([item.index for item in items])
+                done = self._progress.done_of(items[0].index, len(items)) if known else None
+                page = list(pool.map(lambda item, d=done, f=failed: self._read(item, d, f), items))
+                if all(result.outcome != UNFINISHED for result in page):
+                    self._keep(key, page)
+                yield page
+
+    def _kept(self, key: str, items: Sequence[Item]) -> list[Result] | None:
+        try:
+            data = self._destination.get(key).data
+        except ObjectMissingError:
+            return None
+        try:
+            page = [Result.from_dict(json.loads(line)) for line in data.splitlines()]
+        except (ValueError, TypeError, KeyError):
+            raise JobDamagedError(
+                f"{self._destination.url}/{key} is damaged: delete it, and it is worked out again"
+            ) from None
+        # Of a page that has grown since, all is read again.
+        return page if len(page) == len(items) else None
+
+    def _keep(self, key: str, page: Sequence[Result]) -> None:
+        lines = (json.dumps(result.to_dict(), ensure_ascii=False) for result in page)
+        self._destination.put(key, "\n".join(lines).encode(errors="backslashreplace"), content_type="application/jsonl")
+
+    def _read(self, item: Item, done: bytes | None, failed: Mapping[int, Failure]) -> Result:
+        failure = failed.get(item.index)
+        fields = dict(item.fields)
+        if failure is not None:
+            return Result(
+                item.index,
+                item.key,
+                "failed",
+                (failure.reason,),
+                stage=failure.stage,
+                detail=failure.detail,
+                fields=fields,
+            )
+        if done is not None and not bit(done, item.index % PAGE):
+            return Result(item.index, item.key, UNFINISHED, fields=fields)
+        try:
+            key = self._plan.outputs(item.key, item.etag, item.fields).key("caption")
+            record = json.loads(self._destination.get(key).data)
+        except (ItemError, ObjectMissingError):
+            reasons = ("missing",) if done is not None else ()
+            return Result(item.index, item.key, "failed" if reasons else UNFINISHED, reasons, fields=fields)
+        except ValueError:
+            raise JobDamagedError(f"{self._destination.url}/{key} is damaged: delete it and retry the job") from None
+        return _of_record(item, record, fields)
+
+
+def _of_record(item: Item, record: Mapping[str, Any], fields: Mapping[str, Any]) -> Result:
+    stages = record.get("stages", {})
+    measures = stages.get("inpainting", {}).get("measures", {})
+    return Result(
+        item.index,
+        item.key,
+        record["outcome"],
+        tuple(record.get("reasons", ())),
+        fields=fields,
+        captions=record.get("captions", {}),
+        details=record.get("details", {}),
+        outputs=record.get("outputs", {}),
+        size=(measures["width"], measures["height"]) if "width" in measures else None,
+        seconds={
+            name: round(sum(spent for phase, spent in stages[name].get("seconds", {}).items() if phase != "wait"), 3)
+            for name in STAGES
+            if name in stages
+        },
+    )
+
+
+def forget_results(destination: Storage, job: str, indices: Iterable[int]) -> None:
+    """Drop the kept pages of items that are run again. Raises `StorageError`."""
+    for first in sorted({index // PAGE * PAGE for index in indices}):
+        destination.delete(_page_key(job, first))
+
+
+def _page_key(job: str, first: int) -> str:
+    return f"{job_prefix(job)}results/{first:010d}.jsonl"

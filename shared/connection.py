@@ -1,0 +1,51 @@
+"""The connection to Redis, and its errors in our words."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from shared.errors import BrokerError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shared.settings import Settings
+
+FULL = "the broker's memory is full: let its queues drain, or raise its maxmemory"
+
+
+def connect(settings: Settings) -> redis.Redis:
+    """Open a client that rides out short breaks. Nothing is sent until first use. Raises `UsageError` for what is no Redis address."""
+    try:
+        return redis.Redis.from_url(
+            settings.broker.get_secret_value(),
+            socket_timeout=30,  # longer than any command here takes, shorter than a person waits
+            socket_connect_timeout=5,
+            health_check_interval=25,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), retries=5),
+            retry_on_error=[redis.exceptions.ConnectionError, redis.exceptions.TimeoutError],
+        )
+    except ValueError:
+        # The error would quote the address, and a password that is not percent-encoded ends up in any part of it.
+        msg = "not a broker address: use redis://host:port/db, with the password's special characters percent-encoded"
+        raise UsageError(msg) from None
+
+
+@contextmanager
+def broker_errors() -> Iterator[None]:
+    """Turn redis-py's errors into `BrokerError` with the next step."""
+    try:
+        yield
+    except redis.exceptions.AuthenticationError as error:
+        msg = f"the broker refuses our password: check VITRINA_BROKER ({error})"
+        raise BrokerError(msg) from None
+    except redis.exceptions.OutOfMemoryError:
+        raise BrokerError(FULL) from None
+    except redis.exceptions.RedisError as error:
+        msg = f"the broker does not answer: start it, or check --broker ({error})"
+        raise BrokerError(msg) from None

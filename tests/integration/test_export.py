@@ -1,0 +1,205 @@
+"""What a job hands over: tables of all items, and the merchant's feed with our pictures and texts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+from typer.testing import CliRunner
+
+from producer.cli import app as command_line
+from producer.follow import Summary
+from producer.results import Result, Results
+from producer.sealing import seal
+from producer.selection import Selection
+from producer.session import Session, create_job
+from shared.errors import UsageError, VitrinaError
+from shared.progress import NoProgress
+from shared.recipe import Recipe
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from made_jobs import Catalogue
+
+G = "{http://base.google.com/ns/1.0}"
+
+
+@pytest.fixture
+def made(catalogue: Catalogue, tmp_path: Path) -> Session:
+    """A finished job of three items, one to review and one failed, with a manifest that tries to be evil."""
+    for name, text in (("a b.jpg", "photo"), ("unsure.jpg", "doubt:captioning"), ("cut.jpg", "bad")):
+        catalogue.add(name, text)
+    table = tmp_path / "items.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["key", "id", "title"])
+        writer.writerow(["a b.jpg", "17", "=cmd()|<script>alert(1)</script>"])
+        writer.writerow(["unsure.jpg", "18", "Cup"])
+        writer.writerow(["cut.jpg", "19", ""])
+    source, destination = (open_storage(str(path), catalogue.settings) for path in (catalogue.photos, catalogue.out))
+    session = Session(
+        create_job(source, destination, Recipe(), Selection(manifest=str(table))),
+        source,
+        destination,
+        catalogue.settings,
+    )
+    session.feed()
+    session.follow()
+    return session
+
+
+def export(session: Session, *arguments: str) -> bytes:
+    """Run the command on a job and return its stdout. Raises what it raised."""
+    given = ["export", session.job.id, "--broker", session.settings.broker.get_secret_value(), *arguments]
+    done = CliRunner().invoke(command_line, given)
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.stdout_bytes
+
+
+def test_results_are_the_same_from_records_and_from_kept_pages(made: Session) -> None:
+    """Read again they come from one file a thousand, with and without a broker."""
+    first = list(Results(made.job, made.destination, made.progress))
+    assert [(r.key, r.outcome, r.reasons) for r in first] == [
+        ("a b.jpg", "done", ()),
+        ("unsure.jpg", "needs_review", ("asked_for",)),
+        ("cut.jpg", "failed", ("unreadable",)),
+    ]
+    assert first[0].captions == {"en": "a b.jpg", "ru": "a b.jpg"}
+    assert first[0].fields["id"] == "17"
+    assert set(first[0].outputs) == {"cutout", "mask", "image", "caption"}
+    made.destination.delete(first[0].outputs["caption"])
+    assert list(Results(made.job, made.destination, made.progress)) == first
+    assert list(Results(made.job, made.destination, NoProgress())) == first
+    assert [Result.from_dict(result.to_dict()) for result in first] == first
+
+
+def test_without_a_broker_results_come_from_storage(made: Session) -> None:
+    """Records, and the failures that were written at the job's end."""
+    seal(made.destination, made.progress, Summary.of(made.job.id, made.progress.counts(), 1.0))
+    outcomes = [result.outcome for result in Results(made.job, made.destination, NoProgress())]
+    assert outcomes == ["done", "needs_review", "failed"]
+
+
+def test_an_unfinished_page_is_not_kept(catalogue: Catalogue) -> None:
+    """What is not finished is told as such, and read again the next time."""
+    catalogue.add("a.jpg", "photo")
+    source, destination = (open_storage(str(path), catalogue.settings) for path in (catalogue.photos, catalogue.out))
+    session = Session(create_job(source, destination, Recipe()), source, destination, catalogue.settings)
+    with session.producing() as submitter:
+        submitter.items.append(list(Selection().photos(source, destination, Recipe())))
+    assert [result.outcome for result in Results(session.job, destination, session.progress)] == ["unfinished"]
+    session.feed()
+    session.follow()
+    assert [result.outcome for result in Results(session.job, destination, session.progress)] == ["done"]
+
+
+def test_every_table_says_the_same(made: Session, tmp_path: Path) -> None:
+    """JSON lines, CSV and Parquet; links where there is an address; a formula is shown and not run."""
+    base = ("--base-url", "https://cdn.shop.example/c/")
+    lines = [json.loads(line) for line in export(made, *base).splitlines()]
+    assert [line["outcome"] for line in lines] == ["done", "needs_review", "failed"]
+    assert lines[0]["image"].startswith("https://cdn.shop.example/c/a%20b.jpg/image-")
+    assert lines[0]["title"] == "=cmd()|<script>alert(1)</script>"
+    rows = list(csv.DictReader(io.StringIO(export(made, *base, "--format", "csv").decode())))
+    assert rows[0]["title"] == "'=cmd()|<script>alert(1)</script>"
+    assert [row["image"] for row in rows] == [line.get("image", "") for line in lines]
+    path = tmp_path / "items.parquet"
+    export(made, *base, "--format", "parquet", "--to", str(path))
+    from pyarrow import parquet  # noqa: PLC0415 - an extra
+
+    found = parquet.read_table(path).to_pylist()
+    assert [{k: v for k, v in row.items() if v is not None} for row in found] == lines
+
+
+def test_only_some_outcomes_are_exported(made: Session) -> None:
+    """As asked for."""
+    (line,) = export(made, "--only", "needs_review").splitlines()
+    assert json.loads(line)["key"] == "unsure.jpg"
+
+
+GOOGLE = """<?xml version="1.0"?>
+<rss version="2.0" xmlns:g="http://base.google.com/ns/1.0"><channel><title>Shop &amp; co</title><!-- kept -->
+<item><g:id>17</g:id><title>Mug</title><g:image_link>https://old.example/1.jpg</g:image_link><g:price>3 EUR</g:price></item>
+<item><g:id>99</g:id><title>Not ours</title></item>
+</channel></rss>"""
+
+
+def joined(made: Session, tmp_path: Path, text: str, kind: str, *arguments: str) -> ET.Element:
+    feed, to = tmp_path / "merchant.xml", tmp_path / "feed.xml"
+    feed.write_text(text)
+    base = ("--base-url", "https://cdn.shop.example")
+    export(made, "--format", kind, "--feed", str(feed), "--to", str(to), *base, *arguments)
+    return ET.parse(to).getroot()  # noqa: S314 - as above
+
+
+def test_a_google_feed_gets_our_pictures_and_texts(made: Session, tmp_path: Path) -> None:
+    """The rest stays as it is; what a program wrote says so; the merchant's texts stay unless they are to be replaced."""
+    root = joined(made, tmp_path, GOOGLE, "google-xml", "--keep-pictures")
+    ours, other = root.iter("item")
+    assert root.findtext("channel/title") == "Shop & co"
+    assert (ours.findtext(f"{G}image_link") or "").startswith("https://cdn.shop.example/a%20b.jpg/image-")
+    assert ours.findtext(f"{G}additional_image_link") == "https://old.example/1.jpg"
+    assert (ours.findtext("title"), ours.findtext(f"{G}price")) == ("Mug", "3 EUR")
+    structured = ours.find(f"{G}structured_description")
+    assert structured is not None
+    assert structured.findtext(f"{G}digital_source_type") == "trained_algorithmic_media"
+    assert structured.findtext(f"{G}content") == "a b.jpg"
+    assert other.find(f"{G}image_link") is None
+
+
+YML = """<?xml version="1.0" encoding="windows-1251"?>
+<!DOCTYPE yml_catalog SYSTEM "shops.dtd">
+<yml_catalog date="2026-11-23"><shop><offers>
+<offer id="17" available="true"><price>3</price><picture>https://old.example/1.jpg</picture><picture>https://old.example/2.jpg</picture></offer>
+</offers></shop></yml_catalog>"""
+
+
+def test_a_yandex_feed_gets_our_pictures_and_texts(made: Session, tmp_path: Path) -> None:
+    """Ours comes first, further ones stay, the description is filled in where there is none."""
+    root = joined(made, tmp_path, YML, "yml", "--language", "ru")
+    (offer,) = root.iter("offer")
+    pictures = [picture.text or "" for picture in offer.findall("picture")]
+    assert pictures[0].startswith("https://cdn.shop.example/a%20b.jpg/image-")
+    assert pictures[1:] == ["https://old.example/2.jpg"]
+    assert (offer.findtext("description"), offer.findtext("price"), offer.get("available")) == ("a b.jpg", "3", "true")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<rss><channel><item></channel></rss>", "line 1: not well-formed"),
+        ("<rss><channel/></rss>", "has no entry or item"),
+        ("<rss><item><title>x</title></item></rss>", "has no id: choose another with --on"),
+        ('<!DOCTYPE r [<!ENTITY a "b">]><rss><item><id>&a;</id></item></rss>', "declares entities"),
+    ],
+)
+def test_a_feed_that_is_none_leaves_nothing(made: Session, tmp_path: Path, text: str, words: str) -> None:
+    """One clear line, and no half file."""
+    with pytest.raises(UsageError, match=words):
+        joined(made, tmp_path, text, "google-xml")
+    assert not (tmp_path / "feed.xml").exists()
+    assert not list(tmp_path.glob(".feed.xml*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--format", "xls"], "choose jsonl"),
+        (["--format", "parquet"], "--to FILE"),
+        (["--format", "yml", "--to", "x.xml"], "merchant's own feed"),
+        (["--only", "good"], "choose done"),
+        (["--base-url", "ftp://x"], "web address"),
+        (["--format", "csv", "--to", "/nowhere/x.csv"], "cannot write"),
+    ],
+)
+def test_what_cannot_be_exported_is_told(made: Session, arguments: list[str], words: str) -> None:
+    """Before anything is written."""
+    with pytest.raises(VitrinaError, match=words):
+        export(made, *arguments)
