@@ -34,9 +34,13 @@ def open_source(text: str, settings: Settings) -> Storage:
 
 
 def load_recipe(
-    given: Recipe | Mapping[str, Any] | Path | str | None, destination: Storage, settings: Settings
+    given: Recipe | Mapping[str, Any] | Path | str | None,
+    destination: Storage,
+    settings: Settings,
+    *,
+    bring: bool = True,
 ) -> Recipe:
-    """Read a recipe (a file, a packaged one's name, or its content) and bring its background picture into the output storage, where workers find it.
+    """Read a recipe (a file, a packaged one's name, or its content) and `bring` its background picture into the output storage, where workers find it.
 
     A picture that a recipe names without a file is looked for in the working folder. Raises `RecipeError`, `StorageError`.
     """
@@ -55,7 +59,8 @@ def load_recipe(
     decode(data, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
     # Named by its content, so that another picture under the old name makes other outputs.
     key = f"backgrounds/{hashlib.sha256(data).hexdigest()[:16]}{Path(background.image).suffix.lower()}"
-    destination.put(key, data)
+    if bring:
+        destination.put(key, data)
     return recipe.model_copy(update={"background": background.model_copy(update={"image": key})})
 
 

@@ -1,26 +1,32 @@
-"""Commands that make a catalogue: run, submit."""
+"""The command run."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - typer reads the annotation when the program runs
 from typing import TYPE_CHECKING
 
 import typer
 
-from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings, print_json
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings
+from producer.cli.photos import (
+    ExcludeOption,
+    IncludeOption,
+    LimitOption,
+    ManifestOption,
+    RecipeOption,
+    SampleOption,
+    SinceOption,
+    WindowOption,
+    select,
+)
 from producer.cli.telling import tell, tell_failures
 from producer.embedded import Stack, scratch
 from producer.follow import Display, Summary
 from producer.inputs import address, load_recipe, open_source
-from producer.launch import env_for
 from producer.needs import needs
 from producer.recipes import find_recipe
-from producer.selection import Selection, parse_since
 from producer.session import Session, create_job
 from shared.connection import broker_errors, connect
 from shared.errors import UsageError
@@ -30,26 +36,9 @@ from shared.storage import open_storage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from shared.jobs import Job
     from shared.progress import Counts
     from shared.recipe import Recipe
     from shared.settings import Settings
-    from shared.storage import Storage
-
-ManifestOption = typer.Option(
-    None,
-    "--manifest",
-    help="CSV, JSONL or Parquet of the photos to take: key, and any of id, title, category, prompt, points, box, mask, seed; - for standard input.",
-)
-RecipeOption = typer.Option(
-    None, "--recipe", help="A YAML or JSON file, or the name of a packaged recipe: starter, production, seed, vlm."
-)
-IncludeOption = typer.Option(None, help="Take only keys that match, such as 'shoes/**'. May be given again.")
-ExcludeOption = typer.Option(None, help="Leave out keys that match, such as '*.tmp'. May be given again.")
-SinceOption = typer.Option(None, help="Take only photos changed since: a date such as 2026-11-01, or 24h, 7d.")
-LimitOption = typer.Option(None, min=1, help="Take only the first N photos.")
-SampleOption = typer.Option(None, min=1, help="Take N photos, evenly and repeatably chosen.")
-WindowOption = typer.Option(None, help="Unfinished images in the queues at once.")
 
 
 def _nothing() -> None:
@@ -113,58 +102,6 @@ def services(settings: Settings, recipe: Path | None) -> Iterator[tuple[Settings
         yield stack.settings, stack.look_after
 
 
-def select(
-    manifest: str | None,
-    include: list[str] | None,
-    exclude: list[str] | None,
-    modified_since: str | None,
-    limit: int | None,
-    sample: int | None,
-) -> Selection:
-    """Gather the options that say which photos to take, and check them. Raises `UsageError`."""
-    chosen = Selection(
-        include=tuple(include or ()),
-        exclude=tuple(exclude or ()),
-        modified_since=parse_since(modified_since) if modified_since else 0,
-        limit=limit,
-        sample=sample,
-        manifest=manifest if manifest in {None, "-"} else str(Path(manifest).absolute()),
-    )
-    for line in chosen.check():
-        err.print(line, soft_wrap=True)
-    return chosen
-
-
-def confirm(
-    selection: Selection, ends: tuple[Storage, Storage], recipe: Recipe, most: int | None, *, yes: bool
-) -> None:
-    """Ask before a job of more than `most` photos. Raises `UsageError` where nobody can answer."""
-    if most is None or yes:
-        return
-    photos = selection.photos(*ends, recipe)
-    if sum(1 for _ in zip(range(most + 1), photos, strict=False)) <= most:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError(f"there are more than {most} photos: --yes submits them all the same")
-    typer.confirm(f"There are more than {most} photos. Submit them all?", abort=True, err=True)
-
-
-def detach(job: Job, settings: Settings) -> Path:
-    """Leave the feeding to a process of its own, and return its log."""
-    log = Path(f"vitrina-{job.id}.log").absolute()
-    command = [sys.executable, "-m", "producer.cli", "submit", "--resume", job.id, "--out", job.destination]
-    with log.open("ab") as file:
-        subprocess.Popen(  # noqa: S603 - our own command
-            command,
-            env=os.environ | env_for(settings),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,  # it outlives this terminal
-        )
-    return log
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands."""
 
@@ -198,63 +135,3 @@ def register(app: typer.Typer) -> None:
         with services(settings, recipe) as (running, look_after):
             session = Session(job, photos, destination, running)
             return tell(run_job(session, report, look_after), as_json=as_json)
-
-    @app.command(
-        epilog="Examples:  vitrina submit s3://shop/photos --out s3://shop/catalogue --broker redis://queue:6379/0"
-        "   |   vitrina submit --resume 20261123-142501-3f9a2c"
-    )
-    def submit(
-        source: str | None = typer.Argument(None, help="Folder or s3://bucket/prefix of photos."),
-        out: str | None = typer.Option(None, "--out", help="Folder or s3://bucket/prefix for the outputs."),
-        resume: str | None = typer.Option(
-            None, "--resume", metavar="JOB", help="Go on feeding a job whose producer ended."
-        ),
-        recipe: Path | None = RecipeOption,
-        manifest: str | None = ManifestOption,
-        include: list[str] | None = IncludeOption,
-        exclude: list[str] | None = ExcludeOption,
-        modified_since: str | None = SinceOption,
-        limit: int | None = LimitOption,
-        sample: int | None = SampleOption,
-        priority: bool = typer.Option(False, "--priority", help="Before the photos of other jobs."),
-        confirm_over: int | None = typer.Option(None, min=0, help="Ask before submitting more than N photos."),
-        yes: bool = typer.Option(False, "--yes", "-y", help="Do not ask."),
-        detached: bool = typer.Option(False, "--detach", help="Feed in the background; print the job's id at once."),
-        broker: str | None = BrokerOption,
-        endpoint_url: str | None = EndpointOption,
-        window: int | None = WindowOption,
-        as_json: bool = JsonOption,
-    ) -> int:
-        """Feed photos to running workers; prints the job's id when all are queued. Follow it with status."""
-        settings = load_settings(broker=broker, endpoint_url=endpoint_url, window=window)
-        check_broker(settings)
-        if resume:
-            if source or recipe or manifest or include or exclude or modified_since or limit or sample:
-                raise UsageError(
-                    "a job's photos and recipe never change: give --resume alone, or `vitrina rerun JOB --recipe FILE`"
-                )
-            session = Session.reopen(resume, address(out) if out else None, settings)
-        else:
-            if not source or not out:
-                raise UsageError("give a source and --out, or --resume JOB")
-            selection = select(manifest, include, exclude, modified_since, limit, sample)
-            if selection.manifest == "-" and (detached or confirm_over is not None):
-                raise UsageError(
-                    "standard input can be read only once: write the keys to a file for --detach or --confirm-over"
-                )
-            photos, destination = open_source(source, settings), open_storage(address(out), settings)
-            chosen = load_recipe(recipe, destination, settings)
-            confirm(selection, (photos, destination), chosen, confirm_over, yes=yes)
-            job = create_job(photos, destination, chosen, selection, priority=priority)
-            session = Session(job, photos, destination, settings)
-        if detached:
-            log = detach(session.job, settings)
-            err.print(f"feeding in the background; its log: {log}", soft_wrap=True)
-        else:
-            with Display(err) as display:
-                session.feed(display.show)
-        if as_json:
-            print_json({"job": session.job.id, "items": session.progress.counts().items})
-        else:
-            typer.echo(session.job.id)
-        return 0
