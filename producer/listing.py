@@ -23,18 +23,23 @@ def list_photos(
     after: str = "",
     wanted: Callable[[Stat], bool] = lambda _: True,
 ) -> Iterator[Photo]:
-    """Yield the source's objects that are `wanted`, except the job's own outputs when they lie inside it.
+    """Yield the source's objects that may be photos and are `wanted`."""
+    may_be = may_be_photo(source, destination, recipe)
+    for stat in source.list(after=after, ahead=True):
+        if may_be(stat.key) and wanted(stat):
+            yield Photo(stat.key, stat.etag)
 
-    Where the recipe takes masks from beside the photos, whatever is named like one is left out as well.
-    """
+
+def may_be_photo(source: Storage, destination: Storage, recipe: Recipe | None = None) -> Callable[[str], bool]:
+    """Return what tells photos by their keys: not the job's own outputs when they lie inside the source, nor masks beside the photos."""
     root, inside = source.url.rstrip("/") + "/", destination.url.rstrip("/") + "/"
     own = inside.removeprefix(root) if inside.startswith(root) else None
     masks = _mask_names(recipe) if recipe else None
-    for stat in source.list(after=after, ahead=True):
-        if own is not None and stat.key.startswith(own):
-            continue
-        if wanted(stat) and (masks is None or not masks.fullmatch(stat.key)):
-            yield Photo(stat.key, stat.etag)
+
+    def may_be(key: str) -> bool:
+        return not (own is not None and key.startswith(own)) and (masks is None or not masks.fullmatch(key))
+
+    return may_be
 
 
 def _mask_names(recipe: Recipe) -> re.Pattern[str] | None:

@@ -49,6 +49,8 @@ class Selection:
     """Path of a manifest, or `-` for standard input; None for all photos of the source."""
     job: str | None = None
     """Another job whose items are taken, as they were listed."""
+    watch: bool = False
+    """Whether the photos are taken as they come, see `producer.watch`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form, without what was not asked for."""
@@ -97,7 +99,7 @@ class Selection:
         return islice(found, begin, end)
 
     def _all(self, source: Storage, destination: Storage, recipe: Recipe, *, after: str) -> Iterator[Photo]:
-        named = self._named()
+        named = self.named()
         if self.job:
             items = (item for page in read_pages(destination, self.job) for item in page)
             return (Photo(item.key, item.etag, item.fields) for item in items)
@@ -110,7 +112,8 @@ class Selection:
 
         return list_photos(source, destination, recipe, after=after, wanted=wanted)
 
-    def _named(self) -> Callable[[str], bool]:
+    def named(self) -> Callable[[str], bool]:
+        """Return what tells the keys that `include` and `exclude` ask for."""
         include = [_pattern(glob) for glob in self.include]
         exclude = [_pattern(glob) for glob in self.exclude]
 

@@ -129,6 +129,10 @@ class Session:
     def feed(self, tick: Callable[[Counts], None] = _nothing) -> None:
         """Submit every photo that was asked for; goes on where an earlier producer ended, and when the broker comes back empty."""
         selection = Selection.from_dict(dict(self.job.selection))
+        if selection.watch:
+            raise UsageError(
+                f"job {self.job.id} takes photos as they come: `vitrina watch`, as it was started, goes on"
+            )
         while True:
             try:
                 with self.producing(tick) as submitter:

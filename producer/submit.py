@@ -110,6 +110,11 @@ class Submitter:
                 clear(item)
             self.send(batch)
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job was, when it was last looked at."""
+        return self._state == "cancelled"
+
     def go_on(self) -> None:
         """Look again at what the job's operator wants."""
         self._state = self._progress.counts().state

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import typer
 from typer._click.exceptions import ClickException  # typer carries its own click and exports no base class
 
-from producer.cli import control, doctor, export, fix, keeper, models, run, services, status, submit
+from producer.cli import control, doctor, export, fix, keeper, models, run, services, status, submit, watch
 from shared.errors import UsageError, VitrinaError
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 run.register(app)
 submit.register(app)
+watch.register(app)
 status.register(app)
 control.register(app)
 fix.register(app)

@@ -272,7 +272,8 @@ def _client(settings: Settings, *, instead_of: S3Client | None = None) -> S3Clie
         return _clients[identity]
 
 
-def _proxies(endpoint: str | None) -> dict[str, str] | None:
+def proxies(endpoint: str | None) -> dict[str, str] | None:
+    """Tell boto3 which proxies to use for an endpoint."""
     # boto3 would send even loopback through HTTP_PROXY; None leaves the choice to the environment.
     host = urlsplit(endpoint).hostname if endpoint else None
     return {} if host in {"127.0.0.1", "localhost", "::1"} else None
@@ -286,7 +287,7 @@ def _new_client(settings: Settings) -> S3Client:
         connect_timeout=settings.s3_connect_timeout,
         read_timeout=settings.s3_read_timeout,
         max_pool_connections=settings.threads * 2 + 4,
-        proxies=_proxies(settings.endpoint_url),
+        proxies=proxies(settings.endpoint_url),
     )
     try:
         session = boto3.session.Session()
