@@ -1,40 +1,52 @@
 """Bulk jobs with instant models: what everything around the models costs, and that memory stays flat and nothing is lost.
 
-    KEYS=50000 python bench/bulk.py
+    KEYS=50000 python -m bench.bulk
 
-First the orchestration against a bare Celery chain of three empty tasks, on the same broker in the same run; then one long job.
+First the orchestration against a bare Celery chain of three empty tasks, on the same broker in the same run; then one long job, and what it
+takes to hand it over; then the status of a job of a hundred million, and listing.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import boto3
 import psutil
 
-from producer.embedded import Broker, Worker
+from producer.embedded import S3_KEYS, Broker, S3Server, Worker
+from producer.export.rows import Columns
+from producer.export.tables import write_table
 from producer.follow import follow
 from producer.listing import list_photos
-from producer.session import create_job
+from producer.results import Results
+from producer.session import Session, create_job
+from producer.status import Surroundings
+from producer.status import status as full_status
 from producer.submit import Submitter
 from shared.broker import make_app
 from shared.connection import connect
 from shared.jobs import read_items
 from shared.keys import STAGES
-from shared.progress import Progress
+from shared.progress import Failure, Progress
 from shared.recipe import Recipe
 from shared.settings import Settings
 from shared.storage import open_storage
+from shared.storage.s3 import S3Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from redis import Redis
 
     from shared.jobs import Job
@@ -44,6 +56,10 @@ KEYS = int(os.environ.get("KEYS", "1000000"))
 CHAINS = 3000
 """Chains of the comparison with bare Celery: ten seconds or so of either."""
 THREADS = 8
+HUGE = 100_000_000
+"""Items of the job that is asked for its status."""
+LISTED = 20_000
+"""Objects in the S3 server that is listed."""
 SAMPLE_SECONDS = 1.0
 
 
@@ -159,6 +175,77 @@ def audit(folder: Path, job: Job, settings: Settings) -> tuple[int, int]:
     return lost, doubled
 
 
+def export_rates(folder: Path, job: Job, settings: Settings) -> tuple[float, float]:
+    """Return rows per second of a table of all items: the first, which reads every item's record, and another, from the pages it kept."""
+    destination = open_storage(str(folder), settings)
+    columns = Columns(job.recipe)
+    rates = []
+    for _ in range(2):
+        with connect(settings) as client, Path(os.devnull).open("wb") as nowhere:
+            results = Results(job, destination, Progress(client, job.id))
+            start = time.perf_counter()
+            write_table("jsonl", (columns.row(result) for result in results), columns, nowhere)
+            rates.append(KEYS / (time.perf_counter() - start))
+    return rates[0], rates[1]
+
+
+def status_ms(settings: Settings, folder: Path) -> float:
+    """Return the milliseconds that `vitrina status` spends on a job of `HUGE` items, two thirds through, with failures; the median of 9."""
+    destination = open_storage(str(folder), settings)
+    folder.mkdir()
+    job = create_job(open_storage(f"synthetic://{HUGE}", settings), destination, Recipe())
+    session = Session(job, open_storage(job.source, settings), destination, settings)
+    bits = os.urandom(HUGE // 8)
+    with connect(settings) as client:
+        session.progress.begin(job.destination)
+        session.progress.listed(HUGE, complete=True)
+        session.progress.sent(HUGE)
+        for index in range(0, HUGE, 10_000):
+            session.progress.fail(Failure(index, f"{index}.jpg", "segmentation", "unreadable", "cut short"))
+        for key in client.keys(f"vitrina:job:{job.id}:*"):
+            if client.type(key) == b"string":  # a bitmap
+                client.set(key, bits)
+        times = []
+        for _ in range(9):
+            start = time.perf_counter()
+            counts = session.progress.counts()
+            full_status(session.summary(counts), counts, Surroundings.of(client, session.progress))
+            times.append(time.perf_counter() - start)
+        session.progress.drop()
+    return 1000 * statistics.median(times)
+
+
+def listing_rates(folder: Path, settings: Settings) -> dict[str, float]:
+    """Return keys per second: of an S3 server through us and through bare boto3, and of our own part on a synthetic source."""
+    with S3Server(folder) as server:
+        settings = settings.model_copy(update={"endpoint_url": server.url, **S3_KEYS})
+        source = S3Storage.from_settings("s3://bench/photos", settings)
+        source.ensure_bucket()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: source.put(f"{number // 100:03d}/{number:05d}.jpg", b"x"), range(LISTED)))
+        destination = open_storage(str(folder / "out"), settings)
+        keys = {name: secret.get_secret_value() for name, secret in S3_KEYS.items()}
+        bare = boto3.client(
+            "s3",
+            endpoint_url=server.url,
+            region_name="us-east-1",
+            aws_access_key_id=keys["access_key_id"],
+            aws_secret_access_key=keys["secret_access_key"],
+        )
+        pages = bare.get_paginator("list_objects_v2")
+        return {
+            "ours": _rate(list_photos(source, destination)),
+            "server": _rate(key for page in pages.paginate(Bucket="bench") for key in page["Contents"]),
+            "code": _rate(list_photos(open_storage("synthetic://200000", settings), destination)),
+        }
+
+
+def _rate(rows: Iterable[object]) -> float:
+    start = time.perf_counter()
+    number = sum(1 for _ in rows)
+    return number / (time.perf_counter() - start)
+
+
 def main() -> None:
     """Measure and print; the last line is one JSON object."""
     room = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108 - pictures in memory, as the comparison asks
@@ -177,18 +264,16 @@ def main() -> None:
         seconds, watch, job = run_job(settings, KEYS, folder / "long")
         print(f"{KEYS} keys in {seconds:.0f} s: {KEYS / seconds:.1f} images/s", flush=True)
         lost, doubled = audit(folder / "long", job, settings)
-        with connect(settings) as client:
-            start = time.perf_counter()
-            Progress(client, job.id).counts()
-            status = 1000 * (time.perf_counter() - start)
-        start = time.perf_counter()
-        listed = sum(
-            1
-            for _ in list_photos(
-                open_storage(f"synthetic://{min(KEYS, 200_000)}", settings), open_storage(str(folder / "x"), settings)
-            )
+        first, again = export_rates(folder / "long", job, settings)
+        print(f"export            {first:8.0f} rows/s the first time, {again:.0f} from then on", flush=True)
+        status = status_ms(settings, folder / "huge")
+        print(f"status            {status:8.1f} ms for {HUGE:,} items", flush=True)
+        listing = listing_rates(folder, settings)
+        print(
+            f"listing           {listing['ours']:8.0f} keys/s of an S3 server that gives {listing['server']:.0f} to bare boto3; "
+            f"our own part {listing['code']:.0f}",
+            flush=True,
         )
-        listing = listed / (time.perf_counter() - start)
         figures = {
             "keys": KEYS,
             "lost": lost,
@@ -198,8 +283,12 @@ def main() -> None:
             "redis_peak_mb": round(watch.redis_peak / 1e6, 1),
             "orchestration_ratio": round(ours / bare, 3),
             "images_per_second": round(KEYS / seconds, 1),
-            "listing_keys_per_second": round(listing),
+            "listing_keys_per_second": round(listing["ours"]),
+            "listing_server_keys_per_second": round(listing["server"]),
+            "listing_code_keys_per_second": round(listing["code"]),
             "status_ms": round(status, 2),
+            "export_rows_per_second": round(again),
+            "export_first_rows_per_second": round(first),
         }
         print(json.dumps(figures))
 
