@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PHOTOS ?=
 SCENARIO ?=
 
-.PHONY: help setup demo up test faults lint format bench-pipeline bench-models bench-bulk clean
+.PHONY: help setup demo up test faults lint format bench-pipeline bench-models bench-bulk bench-autoscale clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ –/'
@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	  --editable '.[worker,production,embedded,export,demo]' --group lint --group test
+	  --editable '.[worker,production,embedded,export,demo,otel]' --group lint --group test
 	$(BIN)/vitrina models fetch
 	@touch $@
 
@@ -51,6 +51,9 @@ bench-models: $(VENV)/.ready ## each model stage from one at a time to batches; 
 
 bench-bulk: $(VENV)/.ready ## bulk jobs with instant models: KEYS=50000 for a short run
 	$(BIN)/python -m bench.bulk
+
+bench-autoscale: $(VENV)/.ready ## a day under the autoscaling rules of deploy/k8s: waiting times and GPU hours; no GPU needed
+	$(BIN)/python -m bench.autoscale
 
 clean: ## remove what make made
 	rm -rf $(VENV) vitrina-demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
