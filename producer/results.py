@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from producer.sealing import read_failures
 from shared.errors import ItemError, JobDamagedError, ObjectMissingError
-from shared.jobs import PAGE, read_pages
-from shared.keys import STAGES, job_prefix
+from shared.jobs import PAGE, parse_lines, read_pages
+from shared.keys import STAGES, job_prefix, own_outputs
 from shared.plan import Plan
 from shared.progress import bit
 
@@ -104,7 +104,7 @@ class Results:
         except ObjectMissingError:
             return None
         try:
-            page = [Result.from_dict(json.loads(line)) for line in data.splitlines()]
+            page = [Result.from_dict(row) for row in parse_lines(data)]
         except (ValueError, TypeError, KeyError):
             raise JobDamagedError(
                 f"{self._destination.url}/{key} is damaged: delete it, and it is worked out again"
@@ -153,7 +153,7 @@ def _of_record(item: Item, record: Mapping[str, Any], fields: Mapping[str, Any])
         fields=fields,
         captions=record.get("captions", {}),
         details=record.get("details", {}),
-        outputs=record.get("outputs", {}),
+        outputs=own_outputs(item.key, record.get("outputs", {})),
         size=(measures["width"], measures["height"]) if "width" in measures else None,
         seconds={
             name: round(sum(spent for phase, spent in stages[name].get("seconds", {}).items() if phase != "wait"), 3)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 from producer.export.rows import NUMBERS
+from producer.tables import FORMULA
 from shared.errors import UsageError
+from shared.printable import to_json, without_controls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 GROUP = 10_000
 """Rows of a Parquet row group: what is in memory at once."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_table(kind: str, rows: Iterator[dict[str, Any]], columns: Columns, file: IO[bytes]) -> None:
@@ -30,7 +30,7 @@ def _jsonl(rows: Iterator[dict[str, Any]], columns: Columns, file: IO[bytes]) ->
     del columns
     for row in rows:
         kept = {name: value for name, value in row.items() if value is not None}
-        file.write(json.dumps(kept, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+        file.write(to_json(kept).encode() + b"\n")
 
 
 def _csv(rows: Iterator[dict[str, Any]], columns: Columns, file: IO[bytes]) -> None:
@@ -45,7 +45,9 @@ def _csv(rows: Iterator[dict[str, Any]], columns: Columns, file: IO[bytes]) -> N
 
 def _cell(value: Any) -> Any:
     # A spreadsheet would run a cell that begins like a formula; with an apostrophe before it, it shows the text.
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    return without_controls(f"'{value}" if FORMULA.match(value) else value)
 
 
 def _parquet(rows: Iterator[dict[str, Any]], columns: Columns, file: IO[bytes]) -> None:
