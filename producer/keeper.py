@@ -49,6 +49,8 @@ class Keeper:
         self._sealed: set[str] = set()
         self.active: bool | None = None
         """Whether this one does the work; None before its first look."""
+        self.looked = 0.0
+        """When it last reached the broker, in seconds since the epoch."""
 
     def run(self, stop: threading.Event) -> None:
         """Look until `stop` is set. What fails is logged and tried again at the next look."""
@@ -65,6 +67,7 @@ class Keeper:
     def look(self) -> None:
         """Look at every job once, if this is the active keeper. Raises `BrokerError`."""
         active = self._lease.acquire()
+        self.looked = time.time()
         if active != self.active:
             log.info("active" if active else "standing by: another keeper is active", extra={"action": "keeper"})
             self.active = active

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import redis
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.retry import Retry
 
 from shared.errors import BrokerError, UsageError
@@ -17,17 +17,24 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 FULL = "the broker's memory is full: let its queues drain, or raise its maxmemory"
+QUICK_SECONDS = 2
+"""For an answer that somebody waits for, such as Prometheus, which gives up after ten seconds."""
 
 
-def connect(settings: Settings) -> redis.Redis:
-    """Open a client that rides out short breaks. Nothing is sent until first use. Raises `UsageError` for what is no Redis address."""
+def connect(settings: Settings, *, quick: bool = False) -> redis.Redis:
+    """Open a client that rides out short breaks or, with `quick`, says so at once. Nothing is sent until first use.
+
+    Raises `UsageError` for what is no Redis address.
+    """
+    patient = Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), retries=5)
     try:
         return redis.Redis.from_url(
             settings.broker.get_secret_value(),
-            socket_timeout=30,  # longer than any command here takes, shorter than a person waits
-            socket_connect_timeout=5,
+            # 30: longer than any command here takes, shorter than a person waits
+            socket_timeout=QUICK_SECONDS if quick else 30,
+            socket_connect_timeout=QUICK_SECONDS if quick else 5,
             health_check_interval=25,
-            retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), retries=5),
+            retry=Retry(NoBackoff(), 0) if quick else patient,
             retry_on_error=[redis.exceptions.ConnectionError, redis.exceptions.TimeoutError],
         )
     except ValueError:

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from shared.connection import broker_errors
-from shared.keys import QUEUES
+from shared.keys import QUEUES, STAGES, StageName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,17 @@ def depths(client: redis.Redis) -> dict[str, int]:
             pipe.llen(queue)
         pipe.hlen(UNACKED)
         return dict(zip([*QUEUES, "running"], pipe.execute(), strict=True))
+
+
+def held(client: redis.Redis) -> dict[StageName, int]:
+    """Count what the workers of each stage hold, waiting retries included. Raises `BrokerError`.
+
+    Every held message is read, which are as many as all workers have threads.
+    """
+    with broker_errors():
+        records: Any = client.hvals(UNACKED)
+    stages = [_routed(_parsed(record)).partition(".")[0] for record in records]
+    return {stage: stages.count(stage) for stage in STAGES}
 
 
 def in_flight(client: redis.Redis) -> dict[str, set[int]]:
@@ -48,17 +59,31 @@ def in_flight(client: redis.Redis) -> dict[str, set[int]]:
 
 def _messages(queues: list[list[bytes]], held: list[bytes]) -> Iterator[Any]:
     for queue in queues:
-        yield from map(json.loads, queue)
+        yield from map(_parsed, queue)
     for record in held:
-        yield json.loads(record)[0]  # message, exchange, routing key
+        yield _parsed(record)[0]  # message, exchange, routing key
 
 
-def _item(message: dict[str, Any]) -> tuple[str | None, int]:
+def _routed(record: Any) -> str:
+    try:
+        return str(record[2])  # message, exchange, routing key
+    except (KeyError, IndexError, TypeError):
+        return ""  # not ours
+
+
+def _parsed(message: bytes) -> Any:
+    try:
+        return json.loads(message)
+    except (ValueError, RecursionError):
+        return None  # as below
+
+
+def _item(message: Any) -> tuple[str | None, int]:
     try:
         body = message["body"]
         if message["properties"].get("body_encoding") == "base64":
             body = base64.b64decode(body)
         item = json.loads(body)[0][0]
         return str(item["job"]), int(item["index"])
-    except (ValueError, KeyError, IndexError, TypeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None, 0  # not ours: the worker refuses it

@@ -11,18 +11,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
+from shared import tracing
 from shared.broker import make_app
 from shared.connection import connect
 from shared.errors import BrokerError, UsageError, VitrinaError
 from shared.keys import STAGES, StageName
 from shared.logs import configure_logging, quiet_root_warning
 from shared.plan import chosen
+from shared.probe import Probe
 from shared.queues import depths
 from shared.recipe import Recipe
+from workers import metrics
 from workers.events import PacedEvents
 from workers.outage import Outage
 from workers.presence import Presence
-from workers.probe import Probe
 from workers.quarantine import Quarantine
 from workers.runner import Runner
 from workers.tasks import Guard, register, stopping
@@ -71,7 +73,10 @@ class Process:
         )
         self._presence = Presence(self.app, settings)
         outage = Outage(stopping.is_set, settings.outage_patience)
-        register(self.app, self._runners, Guard(Quarantine(stopping.is_set), outage, self._watchdog))
+        metrics.PAUSED.set_function(lambda: outage.down)
+        self._tracing = tracing.from_environment()
+        guard = Guard(Quarantine(stopping.is_set), outage, self._watchdog, self._tracing)
+        register(self.app, self._runners, guard)
         self.app.steps["consumer"].add(PacedEvents)
 
     def load(self, **_: Any) -> None:
@@ -83,6 +88,7 @@ class Process:
             recipe = Recipe.load(self._settings.preload) if self._settings.preload else Recipe()
             for stage in STAGES:
                 if stage in self.app.amqp.queues.consume_from:
+                    metrics.begin(stage)
                     self._runners[stage].model(chosen(recipe, stage))
         except VitrinaError as error:
             log.critical("%s", error, extra={"action": "start"})
@@ -114,6 +120,8 @@ class Process:
         self._presence.close()
         for runner in self._runners.values():
             runner.close()
+        if self._tracing:
+            self._tracing.close()
 
     def _ready(self) -> bool:
         return self._presence.ready and not stopping.is_set()

@@ -38,6 +38,11 @@ class Outage:
         self._interval = PROBES[0]
         self._told = 0.0
 
+    @property
+    def down(self) -> bool:
+        """Whether the storage is down for everyone."""
+        return len(self._failed) >= ENOUGH
+
     def worked(self) -> None:
         """Note that a task has read and written."""
         if not self._failed:
@@ -68,7 +73,7 @@ class Outage:
 
     def wait(self) -> None:
         """Wait while the storage is down; one task at a time is let through to try. Raises `StoppedError`."""
-        while len(self._failed) >= ENOUGH:
+        while self.down:
             with self._lock:
                 now = time.monotonic()
                 if now >= self._next_probe:

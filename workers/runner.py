@@ -65,11 +65,13 @@ class Pages:
         self._pages: dict[int, list[Item]] = {}
         self._lock = threading.Lock()
 
-    def fields(self, index: int) -> Mapping[str, Any]:
-        """Return what the manifest says of an item. Raises `StorageError`."""
+    def fields(self, index: int, *, again: bool = False) -> Mapping[str, Any]:
+        """Return what the manifest says of an item; `again` asks for what it says by now. Raises `StorageError`."""
         with self._lock:
             number, row = divmod(index, PAGE)
-            if number not in self._pages:
+            # The last page grows while a job is fed.
+            if again or row >= len(self._pages.get(number, ())):
+                self._pages.pop(number, None)
                 while len(self._pages) >= self.KEPT:
                     self._pages.pop(next(iter(self._pages)))
                 self._pages[number] = read_page(self._storage, self._job.id, index)
@@ -147,7 +149,7 @@ class Runner:
                 )
                 self._models[identity] = model, batcher
                 seconds = round(time.perf_counter() - start, 2)
-                metrics.LOADS.labels(self.stage, name).observe(seconds)
+                metrics.loaded(self.stage, name, seconds)
                 log.info("loaded %s", name, extra={"action": "loaded", "stage": self.stage, "seconds": seconds})
             return self._models[identity]
 
@@ -162,11 +164,15 @@ class Runner:
                 torch.cuda.empty_cache()
 
     def _counted(self, model: Model[Any, Any]) -> Callable[[Sequence[Any]], Sequence[Any]]:
-        sizes = metrics.BATCHES.labels(self.stage)
+        sizes, busy = metrics.BATCHES.labels(self.stage), metrics.BUSY.labels(self.stage)
 
         def infer(batch: Sequence[Any]) -> Sequence[Any]:
             sizes.observe(len(batch))
-            return model.infer(batch)
+            start = time.perf_counter()
+            try:
+                return model.infer(batch)
+            finally:
+                busy.inc(time.perf_counter() - start)
 
         return infer
 
@@ -198,12 +204,23 @@ class Runner:
     def run(self, item: Item) -> Provenance:
         """Bring one item through this stage, or find that it already is. Raises `VitrinaError` for what went wrong with it."""
         opened = self.open(item.job)
-        if opened.pages:
-            item = replace(item, fields=opened.pages.fields(item.index))
+        if not opened.pages:
+            return self._run(opened, item)
+        item = replace(item, fields=opened.pages.fields(item.index))
+        try:
+            return self._run(opened, item)
+        except SourceChangedError:
+            # A mask that was replaced, and a retry that looked it up: the page was written anew since we read it.
+            fields = opened.pages.fields(item.index, again=True)
+            if fields == item.fields:
+                raise
+            return self._run(opened, replace(item, fields=fields))
+
+    def _run(self, opened: OpenJob, item: Item) -> Provenance:
         outputs = opened.plan.outputs(item.key, item.etag, item.fields)
         stat = opened.destination.head(outputs.marker(self.stage))
         if stat is not None:
-            provenance = Provenance.from_metadata(stat.metadata)
+            provenance = replace(Provenance.from_metadata(stat.metadata), seconds={})  # those of an earlier run
         else:
             provenance = self._make_outputs(opened, item, outputs)
         opened.progress.finish(self.stage, item.index, ran=provenance.job == item.job, review=bool(provenance.reasons))
@@ -217,7 +234,7 @@ class Runner:
                 "job": item.job,
                 "key": item.key,
                 "stage": self.stage,
-                "seconds": round(sum(provenance.seconds.values()), 3) if stat is None else 0,
+                "seconds": round(sum(provenance.seconds.values()), 3),
             },
         )
         return provenance
@@ -285,6 +302,7 @@ class Runner:
             elif kind == "background":
                 inputs[kind] = opened.destination.get(recipe.background.image, limit=self.settings.max_bytes).data  # type: ignore[union-attr] # as above
         seed = int(outputs.fingerprints[self.stage], 16) & 0x7FFFFFFF
+        metrics.BYTES.labels(self.stage, "read").inc(len(source) + sum(map(len, inputs.values())))
         return Work(item.key, recipe, source, inputs, seed, item.fields, upstream)
 
     def _source(self, source: Storage, item: Item) -> Blob:
@@ -319,6 +337,7 @@ class Runner:
             if kind == "caption":
                 data = item_record(item, outputs, work, provenance, json.loads(data))
             opened.destination.put(key, data, content_type=artifact.content_type, metadata=metadata)
+            metrics.BYTES.labels(self.stage, "written").inc(len(data))
 
 
 def supplied_mask(source: Storage, item: Item, pattern: str, settings: Settings) -> bytes:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from shared.keys import StageName
     from shared.progress import Progress
+    from shared.tracing import Tracing
     from workers.outage import Outage
     from workers.quarantine import Quarantine
     from workers.runner import Runner
@@ -60,6 +61,7 @@ class Guard:
     quarantine: Quarantine
     outage: Outage
     watchdog: Watchdog
+    tracing: Tracing | None = None
 
 
 class StageTask(Task):  # type: ignore[misc] # Celery ships no types
@@ -146,7 +148,7 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
             outage.wait()
             try:
                 with self.guard.watchdog.work():
-                    self._patiently(item, lambda: self.runner.run(item))
+                    self._patiently(item, lambda: self._run_stage(item))
             except ObjectMissingError:
                 raise
             except StorageError as error:
@@ -155,6 +157,13 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
             else:
                 outage.worked()
                 return
+
+    def _run_stage(self, item: Item) -> None:
+        if self.guard.tracing is None:
+            self.runner.run(item)
+        else:
+            with self.guard.tracing.stage(self.stage, item) as phases:
+                phases.update(self.runner.run(item).seconds)
 
     def _patiently(self, item: Item, do: Callable[[], Answer]) -> Answer:
         """Do something that needs the broker, however long that takes: without it nothing can be recorded, and nothing may be lost."""

@@ -33,5 +33,10 @@ def register(app: typer.Typer) -> None:
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        Keeper(settings, [address(text) for text in out or ()]).run(stop)
+        looking = Keeper(settings, [address(text) for text in out or ()])
+        if settings.metrics_port:
+            from producer.metrics import serve  # noqa: PLC0415 - every other command would wait for it
+
+            serve(looking, settings)
+        looking.run(stop)
         return 0

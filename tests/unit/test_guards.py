@@ -13,9 +13,9 @@ import pytest
 from producer.embedded import free_port
 from shared.errors import StorageError, UsageError
 from shared.pictures import encode_png, pixels
+from shared.probe import Probe
 from workers.memory import Budget, machine_bytes
 from workers.outage import ENOUGH, Outage
-from workers.probe import Probe
 from workers.quarantine import Quarantine, StoppedError
 from workers.watchdog import Watchdog
 

@@ -253,7 +253,8 @@ def test_no_text_sends_the_reader_to_a_command_that_is_not_there() -> None:
     """Every command that a message, a page or the README names is one that the command line has."""
     files = [path for path in (ROOT / "producer").rglob("*.*") if path.suffix in SHOWN]
     texts = [
-        path.read_text(encoding="utf-8") for path in [*files, *(ROOT / "shared").rglob("*.py"), ROOT / "README.md"]
+        path.read_text(encoding="utf-8")
+        for path in [*files, *(ROOT / "shared").rglob("*.py"), ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
     ]
     named = {name for text in texts for name in re.findall(r"(?:`|bin/)vitrina ([a-z]+)", text)}
     assert named > {"up", "doctor", "models"}

@@ -64,7 +64,8 @@ class Blip2Model:
         self._section = section
         self._models_dir = models_dir
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
-        self._processor: Any = None
+        self._pictures: Any = None
+        self._tokenizer: Any = None
         self._network: Any = None
         self._device: Any = None
         self._translators: dict[str, Translator] = {}
@@ -89,7 +90,8 @@ class Blip2Model:
         self._device = device_for(device)
         dtype = dtype_for(section.precision, self._device)
         folder = locate(section.weights, self._models_dir)
-        self._processor, self._network = read_blip2(folder, section, self._device, dtype)
+        self._pictures, self._tokenizer = read_processors(folder, section.weights)
+        self._network = read_blip2(folder, section, self._device, dtype)
         for language in section.languages:
             if language != SOURCE_LANGUAGE:
                 weights = section.translators.get(language, f"opus-mt-en-{language}")
@@ -102,7 +104,7 @@ class Blip2Model:
         """Decode and normalise. Raises `PictureError`."""
         section = _section(work.recipe)
         picture = view(work, section.source, **self._limits)
-        values = self._processor.image_processor(picture, return_tensors="np")["pixel_values"][0]
+        values = self._pictures(picture, return_tensors="np")["pixel_values"][0]
         return Prepared(values, section)
 
     def bucket(self, item: Prepared) -> Hashable:
@@ -116,9 +118,9 @@ class Blip2Model:
         done = [Described() for _ in batch]
         waiting = list(range(len(batch)))
         for number, changes in enumerate(ATTEMPTS, 1):
-            texts = self._describe([batch[i].pixels for i in waiting], settings, changes)
-            for i, text in zip(waiting, texts, strict=True):
-                faults = caption_faults(text, settings.prompt, settings.stop_words)
+            found = self._describe([batch[i].pixels for i in waiting], settings, changes)
+            for i, (text, ended) in zip(waiting, found, strict=True):
+                faults = caption_faults(text, settings.prompt, settings.stop_words, ended=ended)
                 done[i] = Described({SOURCE_LANGUAGE: text}, number, faults)
             waiting = [i for i in waiting if done[i].faults]
             if not waiting:
@@ -133,24 +135,28 @@ class Blip2Model:
 
     def _describe(
         self, pixels: Sequence[NDArray[np.float32]], settings: Blip2Caption, changes: Mapping[str, Any]
-    ) -> list[str]:
+    ) -> list[tuple[str, bool]]:
+        """Return the captions, each with whether it came to its end within the tokens that the recipe grants."""
         import torch  # noqa: PLC0415 - heavy
 
-        network, tokenizer = self._network, self._processor.tokenizer
+        network, tokenizer = self._network, self._tokenizer
         prompt = prompt_ids(network.config, tokenizer, settings.prompt)
         options: dict[str, Any] = {"num_beams": settings.beams, **changes}
         if changes and settings.stop_words:
-            spellings = [f" {word}" for word in settings.stop_words] + list(settings.stop_words)
-            options["bad_words_ids"] = tokenizer(spellings, add_special_tokens=False)["input_ids"]
+            options["bad_words_ids"] = spellings(settings.stop_words, tokenizer)
         with torch.inference_mode():
             ids = torch.tensor([prompt] * len(pixels), device=self._device)
-            values = torch.from_numpy(np.stack(pixels)).to(self._device, network.dtype)
+            # The networks behind it take halves of their own accord.
+            values = torch.from_numpy(np.stack(pixels)).to(self._device)
             output = network.generate(
                 pixel_values=values, input_ids=ids, max_new_tokens=settings.max_tokens, do_sample=False, **options
             )
         if not network.config.text_config.is_encoder_decoder:  # a decoder answers with the prompt before the caption
             output = output[:, len(prompt) :]
-        return [" ".join(text.split()) for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
+        end = torch.tensor(network.language_model.generation_config.eos_token_id, device=output.device)
+        texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+        ended = torch.isin(output, end).any(1).tolist()
+        return [(" ".join(text.split()), whole) for text, whole in zip(texts, ended, strict=True)]
 
     def finish(self, work: Work, item: Prepared, output: Described) -> Result:
         """Write the captions in the order asked for."""
@@ -162,9 +168,25 @@ class Blip2Model:
         return Result({"caption": Artifact(data, "application/json", "json")}, reasons, {"attempts": output.attempts})
 
 
-def read_blip2(folder: Path, section: Blip2Caption, device: Any, dtype: Any) -> tuple[Any, Any]:
-    """Read processor and network in the hub's layout. Raises `ModelCorruptError`, `UsageError`."""
+def read_processors(folder: Path, weights: str) -> tuple[Any, Any]:
+    """Read what makes pictures into numbers, and text into tokens, in the hub's layout. Raises `ModelCorruptError`."""
     import transformers  # noqa: PLC0415 - heavy
+
+    from workers.captioning.weights import reading  # noqa: PLC0415 - imports torch
+
+    with reading(folder, "BLIP-2 model", weights):
+        pictures = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+        # As its file says, whatever class the configuration names: for the published models the library does so too, but
+        # knows them by their hub ids, not in a folder.
+        tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    return pictures, tokenizer
+
+
+def read_blip2(folder: Path, section: Blip2Caption, device: Any, dtype: Any) -> Any:
+    """Read the network in the hub's layout. Raises `ModelCorruptError`, `UsageError`."""
+    import transformers  # noqa: PLC0415 - heavy
+
+    from workers.captioning.weights import check_whole, reading  # noqa: PLC0415 - imports torch
 
     transformers.utils.logging.disable_progress_bar()
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
@@ -175,30 +197,34 @@ def read_blip2(folder: Path, section: Blip2Caption, device: Any, dtype: Any) -> 
             "quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True),
             "device_map": {"": device},
         }
-    try:
-        processor = transformers.Blip2Processor.from_pretrained(folder, local_files_only=True)
-        kind: Any = transformers.Blip2ForConditionalGeneration
+    kind: Any = transformers.Blip2ForConditionalGeneration
+    with reading(folder, "BLIP-2 model", section.weights):
         network, info = kind.from_pretrained(folder, output_loading_info=True, **options)
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).partition("\n")[0]
-        raise ModelCorruptError(f"{folder} is no BLIP-2 model: fetch {section.weights} again ({first})") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ModelCorruptError(f"{folder} lacks weights ({', '.join(missing[:3])}): fetch {section.weights} again")
-    if network.config.image_token_index is None or processor.num_query_tokens is None:
+    check_whole(info, folder, section.weights)
+    if network.config.image_token_index is None:
         # Older revisions of the published models: pictures would never reach the text.
         msg = f"{folder} is of an old revision, without image tokens: fetch {section.weights} again"
         raise ModelCorruptError(msg)
     network = network if section.quantize == "int8" else network.to(device)
-    return processor, network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False)
 
 
 def prompt_ids(config: Any, tokenizer: Any, prompt: str) -> list[int]:
     """Return the tokens before a caption: the places of the picture, then the prompt, or the beginning of a text where there is none."""
     picture = [config.image_token_index] * config.num_query_tokens
-    if not prompt:
-        return [*picture, config.text_config.bos_token_id]
+    beginning = config.text_config.bos_token_id
+    if not prompt and beginning is not None:
+        return [*picture, beginning]
     return [*picture, *tokenizer(prompt)["input_ids"]]
+
+
+def spellings(stop_words: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Return the tokens of every word as a text may hold it: within a sentence or at its beginning, in small or capital letters."""
+    cases = {case for word in stop_words for case in (word, word.lower(), word.upper(), word.title())}
+    found: list[list[int]] = tokenizer(
+        [f"{gap}{case}" for case in sorted(cases) for gap in (" ", "")], add_special_tokens=False
+    )["input_ids"]
+    return [tokens for tokens in found if tokens]
 
 
 def _section(recipe: Recipe) -> Blip2Caption:

@@ -19,6 +19,8 @@ _GRAM = 3
 _REPEATS = 3
 # The same three words three times, or the same word five times running, is a loop.
 _RUN = 5
+_STUTTER = re.compile(r"([^\W\d_]{1,20}?)\1{5,}")
+# The same letters six times running: a loop within a word, or in a script that writes no spaces.
 _SCRIPTS = {
     **dict.fromkeys(("ru", "uk", "bg", "be", "mk", "sr", "kk"), "CYRILLIC"),
     "el": "GREEK",
@@ -41,8 +43,10 @@ def words(text: str) -> list[str]:
 
 
 def loops(text: str) -> bool:
-    """Tell whether a text repeats itself: three words three times, or one word five times running."""
+    """Tell whether a text repeats itself: three words three times, one word five times running, the same letters six times."""
     found = words(text)
+    if _STUTTER.search(text):
+        return True
     grams = Counter(zip(*(found[i:] for i in range(_GRAM)), strict=False))
     if grams and grams.most_common(1)[0][1] >= _REPEATS:
         return True
@@ -54,10 +58,11 @@ def loops(text: str) -> bool:
     return False
 
 
-def caption_faults(text: str, prompt: str = "", stop_words: Iterable[str] = ()) -> list[str]:
+def caption_faults(text: str, prompt: str = "", stop_words: Iterable[str] = (), *, ended: bool = True) -> list[str]:
     """Return what is wrong with a caption.
 
-    Of `caption_empty`, `caption_loop`, `caption_echo`, `caption_long` and `caption_stop_word`.
+    Of `caption_empty`, `caption_loop`, `caption_echo`, `caption_long`, `caption_stop_word`, and `caption_cut` where the model did
+    not come to an end within its tokens.
     """
     letters = sum(char.isalpha() for char in text)
     # Less than half letters is no sentence, but bytes that did not become words.
@@ -75,6 +80,8 @@ def caption_faults(text: str, prompt: str = "", stop_words: Iterable[str] = ()) 
         faults.append("caption_long")
     if any(stopped(text, word) for word in stop_words):
         faults.append("caption_stop_word")
+    if not ended:
+        faults.append("caption_cut")
     return faults
 
 

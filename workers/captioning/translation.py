@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import langcodes
 import torch
 import transformers
 
-from shared.errors import ModelCorruptError
+from shared.errors import ModelCorruptError, UsageError
 from workers.captioning.guards import loops, translation_faults
+from workers.captioning.weights import check_whole, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-PROBES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "opus-mt-en-ru": ("A red shoe on a white background.", ("красн", "бел")),
-    "opus-mt-en-de": ("A red shoe on a white background.", ("rot", "weiß")),
-    "opus-mt-en-fr": ("A red shoe on a white background.", ("rouge", "blanc")),
-    "opus-mt-en-es": ("A red shoe on a white background.", ("roj", "blanc")),
+SENTENCE = "A red shoe on a white background."
+PROBES: Mapping[str, tuple[str, ...]] = {
+    "ru": ("красн", "бел"),
+    "de": ("rot", "weiß"),
+    "fr": ("rouge", "blanc"),
+    "es": ("roj", "blanc"),
 }
-"""A sentence per preset, and parts of words that any right translation of it holds."""
+"""Parts of words that any right translation of `SENTENCE` holds, by language."""
 MAX_TOKENS = 200
+_NEAR = 5
+# CLDR's distance of languages up to which a model's variant of one is taken for it (Bokmål for Norwegian, but no Danish).
 ATTEMPTS: tuple[Mapping[str, Any], ...] = (
     {"num_beams": 1},
     {"num_beams": 4, "no_repeat_ngram_size": 3},
@@ -34,26 +39,25 @@ class Translator:
     """English into one language. Called from one thread."""
 
     def __init__(self, folder: Path, weights: str, language: str, device: torch.device, dtype: torch.dtype) -> None:
-        """Read the model in the hub's layout and try a sentence. Raises `ModelCorruptError`."""
+        """Read the model in the hub's layout and try a sentence. Raises `ModelCorruptError`, `UsageError`."""
         self.language = language
         self._device = device
-        try:
+        with reading(folder, "opus-mt model", weights):
             self._tokenizer = transformers.MarianTokenizer.from_pretrained(folder, local_files_only=True)
             model, info = transformers.MarianMTModel.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-            first = str(error).partition("\n")[0]
-            raise ModelCorruptError(f"{folder} is no opus-mt model: fetch {weights} again ({first})") from error
-        check_whole(model, info, folder)
+        check_whole(info, folder, weights)
+        check_head(model, folder, weights)
         self._model = model.to(device).eval().requires_grad_(False)
-        if weights in PROBES:
-            self._probe(weights, *PROBES[weights])
+        self._target = target_token(self._tokenizer.supported_language_codes, weights, language)
+        # A model of one's own may know other words.
+        if language in PROBES and weights.rpartition("/")[2].startswith("opus-mt-"):
+            self._probe(weights, PROBES[language])
 
     @torch.inference_mode()
     def translate(self, texts: Sequence[str]) -> tuple[list[str], list[list[str]]]:
         """Return the translations, in order, and what is still wrong with each after `ATTEMPTS`."""
-        # Texts of a length together waste no padding; a batch is at most what the caption stage was given.
         done = [""] * len(texts)
         faults: list[list[str]] = [[] for _ in texts]
         waiting = [i for i, text in enumerate(texts) if text.strip()]
@@ -66,30 +70,39 @@ class Translator:
             waiting = [i for i in waiting if faults[i]]
         return done, faults
 
-    def _once(self, texts: list[str], options: Mapping[str, Any]) -> list[str]:
-        tokens = self._tokenizer(texts, return_tensors="pt", padding=True, truncation=True).to(self._device)
+    def _once(self, texts: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+        asked = [self._target + text for text in texts]
+        tokens = self._tokenizer(asked, return_tensors="pt", padding=True, truncation=True).to(self._device)
         output = self._model.generate(**tokens, max_new_tokens=MAX_TOKENS, do_sample=False, **options)
         found: list[str] = self._tokenizer.batch_decode(output, skip_special_tokens=True)
         return [text.strip() for text in found]
 
-    def _probe(self, weights: str, sentence: str, parts: Sequence[str]) -> None:
-        text = self._once([sentence], ATTEMPTS[0])[0]
+    def _probe(self, weights: str, parts: Sequence[str]) -> None:
+        text = self._once([SENTENCE], ATTEMPTS[0])[0]
         if loops(text) or not all(part in text.lower() for part in parts):
-            msg = f"{weights} translates {sentence!r} as {text[:80]!r}: its weights are damaged, fetch it again"
+            msg = f"{weights} translates {SENTENCE!r} as {text[:80]!r}: its weights are damaged, fetch it again"
             raise ModelCorruptError(msg)
 
 
-def check_whole(model: Any, info: Mapping[str, Any], folder: Path) -> None:
-    """Make sure that every weight came from the files.
+def target_token(codes: Sequence[str], weights: str, language: str) -> str:
+    """Return the token that makes a model of several languages write this one; none is needed where it knows but one.
 
-    A head that is neither in them nor tied to the embeddings is random, and gives fluent nonsense without any error. Raises
-    `ModelCorruptError`.
+    `codes` are the model's own, such as `>>rus<<` or `>>srp_Cyrl<<`. Raises `UsageError` when none is near enough.
     """
-    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
-    if missing:
-        raise ModelCorruptError(f"{folder} lacks weights ({', '.join(missing[:3])}): fetch the model again")
+    if not codes:
+        return ""
+    known = {code[2:-2]: code for code in codes if langcodes.tag_is_valid(code[2:-2])}
+    found, distance = langcodes.closest_match(language, list(known), max_distance=_NEAR)
+    if distance > _NEAR:
+        some = ", ".join(sorted(known)[:10])
+        raise UsageError(f"{weights} writes {some}, but not {language}: name another in caption.translators.{language}")
+    return known[found]
+
+
+def check_head(model: Any, folder: Path, weights: str) -> None:
+    """Make sure that the output layer is the embeddings where the two are one: a layer of its own would be random. Raises `ModelCorruptError`."""
     head, words = model.get_output_embeddings().weight, model.get_decoder().get_input_embeddings().weight
     if model.config.tie_word_embeddings and not torch.equal(head, words):
         raise ModelCorruptError(
-            f"{folder}: the output layer is not the embeddings it is tied to: fetch the model again"
+            f"{folder}: the output layer is not the embeddings it is tied to: fetch {weights} again"
         )

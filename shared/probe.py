@@ -1,4 +1,4 @@
-"""What a supervisor asks a worker over HTTP: `/healthz`, `/readyz`, `/metrics`. None of it needs the broker."""
+"""What a supervisor asks a worker or keeper over HTTP: `/healthz`, `/readyz`, `/metrics`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import make_wsgi_app
+from prometheus_client import REGISTRY, make_wsgi_app
 
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from prometheus_client import CollectorRegistry
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +35,17 @@ class Probe:
     While one call holds the interpreter's lock no thread answers: give probes a timeout of some seconds and several tries.
     """
 
-    def __init__(self, port: int, *, alive: Callable[[], bool], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        alive: Callable[[], bool],
+        ready: Callable[[], bool],
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
         """Listen at `port`, on all addresses. Raises `UsageError`."""
         self._answers = {"/healthz": alive, "/readyz": ready}
-        self._metrics = make_wsgi_app()
+        self._metrics = make_wsgi_app(registry)
         try:
             self._server = make_server("", port, self._answer, server_class=_Server, handler_class=_Quiet)
         except OSError as error:
