@@ -22,7 +22,7 @@ from producer.report import Summary as Page
 from producer.report.facts import evidence_of, facts_of
 from shared.errors import ItemError, StorageError
 from shared.jobs import read_items
-from shared.keys import STAGES
+from shared.keys import STAGES, own_outputs
 from shared.pictures import decode, thumbnail
 from shared.plan import Plan, chosen, picture_kinds
 from shared.progress import bit
@@ -177,7 +177,10 @@ class Collector:
             detail=failure.detail if failure else "",
             captions=record.get("captions", {}),
             pictures=self._pictures(item, outputs.key),
-            links={kind: self._address(key, folder) for kind, key in record.get("outputs", {}).items()},
+            links={
+                kind: self._address(key, folder)
+                for kind, key in own_outputs(item.key, record.get("outputs", {})).items()
+            },
             timings=timings,
             # What the manifest says now: an older record knows only what it was told then.
             facts=facts_of({**record, "fields": item.fields}),

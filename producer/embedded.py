@@ -37,7 +37,6 @@ START_SECONDS = 120.0
 """A worker on a cold, busy machine reads its libraries for most of a minute."""
 STOP_SECONDS = 20.0
 """Grace for a worker to end the photos it has begun."""
-FLOWER_PORT = 5555
 PR_SET_PDEATHSIG = 1
 """From Linux's prctl.h."""
 # moto takes any key; boto3 wants some.
@@ -255,11 +254,11 @@ class Flower(Service):
     """Flower on loopback, at its usual port when that is free."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        port = free_port(FLOWER_PORT)
-        self.url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "celery", "-A", "workers.app", "flower"]
-        options = ["--address=127.0.0.1", f"--port={port}", "--max_tasks=10000"]
-        super().__init__("flower", command + options, folder, env=env_for(settings))
+        port = free_port(settings.flower_port)
+        prefix = settings.flower_url_prefix.strip("/")
+        self.url = f"http://127.0.0.1:{port}{f'/{prefix}/' if prefix else ''}"
+        here = settings.model_copy(update={"flower_address": "127.0.0.1", "flower_port": port})
+        super().__init__("flower", [sys.executable, "-m", "producer.cli", "flower"], folder, env=env_for(here))
 
     def ready(self) -> bool:
         """Whether it answers over HTTP."""

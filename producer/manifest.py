@@ -153,7 +153,7 @@ def _entry(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         return key, ItemFields.check(known)
     except KeyRefusedError as error:
         raise UsageError(str(error)) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError("points and box are written as JSON, for example [10, 20, 300, 400]") from None
 
 

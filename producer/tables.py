@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from typing import TYPE_CHECKING, Any, TextIO
 
 from shared.errors import UsageError
@@ -17,6 +18,10 @@ Row = tuple[int, dict[str, Any]]
 KINDS = ".csv, .jsonl or .parquet"
 BATCH = 10_000
 """Rows of a Parquet file in memory at once."""
+MAX_LINE = 1_000_000
+"""Characters of one line; the longest row that can be right has a few thousand."""
+FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""What a spreadsheet may run, or would take for run. The tables that we write have an apostrophe before it, and those that we read lose it again."""
 SHOWN = 5
 """Names listed in a message; the rest are counted."""
 
@@ -41,7 +46,7 @@ def read_table(path: Path) -> Iterator[Row]:
 def read_lines(file: TextIO) -> Iterator[Row]:
     """Yield keys, one a line, or rows where a line begins with a brace. Raises `UsageError`."""
     try:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_lines("standard input", file), 1):
             text = line.rstrip("\r\n")
             if text.startswith("{"):
                 yield number, _json_row("standard input", number, text)
@@ -70,7 +75,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _csv_rows(path: Path, file: TextIO) -> Iterator[Row]:
-    reader = csv.reader(file, strict=True)
+    reader = csv.reader(_lines(str(path), file), strict=True)
     try:
         header = next(reader, None)
         if header and len(header) == 1 and (separator := next((mark for mark in ";\t|" if mark in header[0]), "")):
@@ -87,13 +92,27 @@ def _csv_rows(path: Path, file: TextIO) -> Iterator[Row]:
                 found = f"{len(cells)} cells where the first line names {len(header)} columns"
                 yield reader.line_num, {"": f"{found}: put quotes around a cell that holds commas"}
                 continue
-            yield reader.line_num, dict(zip(header, cells, strict=True))
+            yield reader.line_num, dict(zip(header, map(_plain, cells), strict=True))
     except csv.Error as error:
         raise UsageError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
 
 
+def _plain(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+
+
+def _lines(origin: str, file: TextIO) -> Iterator[str]:
+    """Yield lines, none of them longer than memory. Raises `UsageError`."""
+    number = 0
+    while line := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(line) > MAX_LINE:
+            raise UsageError(f"{origin}, line {number}: more than {MAX_LINE:,} characters: is it such a table?")
+        yield line
+
+
 def _jsonl_rows(path: Path, file: TextIO) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_lines(str(path), file), 1):
         if line.strip():
             yield number, _json_row(str(path), number, line)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shared.errors import KeyRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 StageName = Literal["segmentation", "inpainting", "captioning"]
 STAGES: tuple[StageName, ...] = ("segmentation", "inpainting", "captioning")
@@ -49,6 +52,15 @@ def check_source_key(key: str) -> str:
 def output_key(source_key: str, kind: str, fingerprint: str, extension: str) -> str:
     """Name one output, for example `shoes/1.jpg/mask-0a1b….png`: the whole source key, extension included, is the folder."""
     return f"{source_key}/{kind}-{fingerprint}.{extension}"
+
+
+def own_outputs(source_key: str, outputs: Mapping[str, str]) -> dict[str, str]:
+    """Return those of a record's outputs that lie in the folder of their source: whoever edits a record names no other file."""
+    return {kind: key for kind, key in outputs.items() if key.rpartition("/")[0] == source_key and _safe(key)}
+
+
+def _safe(key: str) -> bool:
+    return {"", ".", ".."}.isdisjoint(key.split("/"))
 
 
 def mask_key(source_key: str, pattern: str) -> str:

@@ -10,6 +10,8 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from shared.printable import printable
+
 if TYPE_CHECKING:
     from shared.settings import Settings
 
@@ -34,13 +36,13 @@ class TextFormatter(logging.Formatter):
         What cannot be printed is escaped, so that a strange name cannot forge another line.
         """
         fields = _fields(record)
-        message = "".join(char if char.isprintable() else repr(char)[1:-1] for char in _message(record))
+        message = printable(_message(record))
         parts = [time.strftime("%H:%M:%S", time.localtime(record.created)), record.levelname]
         parts += [str(fields["stage"])] if "stage" in fields else []
         parts += [message]
         parts += [f"{fields['seconds']}s"] if "seconds" in fields else []
         line = " ".join(parts)
-        return line + "\n" + self.formatException(record.exc_info) if record.exc_info else line
+        return line + "\n" + printable(self.formatException(record.exc_info), keep="\n") if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import MessageError
+from shared.errors import KeyRefusedError, MessageError
+from shared.keys import check_source_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +17,8 @@ _JOB = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _TYPES = {"version": int, "job": str, "index": int, "key": str, "etag": str}
 MAX_INDEX = 2**32 - 1
 """Redis bitmaps end at 2^32 bits."""
+MAX_ETAG = 256
+"""Characters; storages give a few dozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Item:
 
     @classmethod
     def from_wire(cls, data: object) -> Item:
-        """Check what came off the queue. Raises `MessageError` for unknown versions, unknown fields and wrong types."""
+        """Check what came off the queue. Raises `MessageError` for unknown versions, unknown fields, wrong types and keys that are not safe."""
         if not isinstance(data, dict) or set(data) != set(_TYPES):
             raise MessageError(f"expected exactly the fields {', '.join(_TYPES)}")
         for name, kind in _TYPES.items():
@@ -65,6 +68,10 @@ class Item:
             raise MessageError("job is not a job id")
         if not 0 <= data["index"] <= MAX_INDEX:
             raise MessageError(f"index must be between 0 and {MAX_INDEX}")
-        if len(data["key"]) > 2048 or len(data["etag"]) > 256:  # noqa: PLR2004 - twice what storages allow
-            raise MessageError("key or etag is too long")
+        if len(data["etag"]) > MAX_ETAG:
+            raise MessageError("etag is too long")
+        try:
+            check_source_key(data["key"])  # the producer has sorted such keys out
+        except KeyRefusedError as error:
+            raise MessageError(str(error)) from None
         return cls(**data)

@@ -87,7 +87,20 @@ class Settings(BaseSettings):
     """CPU threads of one model; 0 means one on a shared machine, see `threads_per_model`."""
 
     metrics_port: int = Field(default=0, ge=0, le=65535)
-    """Port of the worker's Prometheus endpoint; 0 for none. One port per worker of a machine."""
+    """Port of the Prometheus endpoint of a worker or keeper; 0 for none. One port per process of a machine."""
+
+    # Flower
+    flower_address: str = "127.0.0.1"
+    """Where `vitrina flower` listens; any address that other machines can reach needs `flower_auth`."""
+    flower_port: int = Field(default=5555, ge=1, le=65535)
+    flower_auth: SecretStr | None = None
+    """`user:password`, or several with commas between them."""
+    flower_url_prefix: str = Field(default="", pattern=r"^[\w/-]*$")
+    """The path below which a proxy shows it."""
+    flower_max_tasks: int = Field(default=10_000, ge=1)
+    """Tasks it remembers."""
+    flower_db: Path | None = None
+    """A file that it keeps them in over a restart; without one they are forgotten."""
 
     # limits on what comes in
     max_bytes: int = Field(default=50_000_000, ge=1)

@@ -19,23 +19,35 @@ from typing import TYPE_CHECKING, Any
 from kombu.transport import redis, virtual
 from redis.exceptions import ConnectionError, OutOfMemoryError, RedisError  # noqa: A004 - the client's own
 
+from shared.envelope import MAX_BYTES, check_envelope
+from shared.errors import MessageError
+from shared.keys import QUEUES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
-# KEYS: unacked index, unacked, queues. ARGV: now, then the queues' names. The tag was given by the publisher. The recorded
-# value is kombu's own format, [message, exchange, routing key], so that its restoring and acknowledging work unchanged.
+# KEYS: unacked index, unacked, queues. ARGV: now, the largest message, then the queues' names. The tag was given by the publisher. The recorded
+# value is kombu's own format, [message, exchange, routing key], so that its restoring and acknowledging work unchanged. What is no message at
+# all is dropped here: recorded, it would stop whoever restores it.
 _TAKE = """
 for i = 3, #KEYS do
   local message = redis.call('RPOP', KEYS[i])
   if message then
-    local properties = cjson.decode(message)['properties']
-    local info = properties['delivery_info']
+    if #message > tonumber(ARGV[2]) then
+      return {ARGV[i], '', #message .. ' bytes are more than ' .. ARGV[2]}
+    end
+    local known, parsed = pcall(cjson.decode, message)
+    local properties = known and type(parsed) == 'table' and type(parsed['headers']) == 'table' and parsed['properties']
+    local info = type(properties) == 'table' and type(properties['delivery_tag']) == 'string' and properties['delivery_info']
+    if type(info) ~= 'table' or type(info['exchange']) ~= 'string' or type(info['routing_key']) ~= 'string' then
+      return {ARGV[i], '', 'it is not JSON of the form that Celery writes'}
+    end
     local record = '[' .. message .. ',' .. cjson.encode(info['exchange']) .. ',' .. cjson.encode(info['routing_key']) .. ']'
     redis.call('ZADD', KEYS[1], ARGV[1], properties['delivery_tag'])
     redis.call('HSET', KEYS[2], properties['delivery_tag'], record)
-    return {ARGV[i - 1], message}
+    return {ARGV[i], message}
   end
 end
 return false
@@ -47,6 +59,8 @@ SEVERAL_WAIT_SECONDS = 0.1
 """Wait between two looks at the other queues of a worker that serves several."""
 
 
+MAX_ANSWER_BYTES = 2**30
+"""More than any broker takes."""
 SETTLE_TRIES = 2
 """The second over a connection that is not the one that broke."""
 
@@ -132,7 +146,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
         if not self._idle:
             names = [queue for _ in self.priority_steps for queue in queues]
             fixed = [self.unacked_index_key, self.unacked_key]
-            command = ["EVAL", _TAKE, len(keys) + 2, *fixed, *keys, time(), *names]
+            command = ["EVAL", _TAKE, len(keys) + 2, *fixed, *keys, time(), _largest(names), *names]
         elif not self._full:
             wait = WAIT_SECONDS if len(queues) == 1 else SEVERAL_WAIT_SECONDS
             last = keys[len(queues) - 1]
@@ -160,14 +174,27 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             self._idle = not waited and not answer
             if waited or not answer:
                 raise Empty
-            queue, message = answer
-            name = queue.decode() if isinstance(queue, bytes) else queue
-            self._queue_cycle.rotate(name)
-            self.connection._deliver(redis.loads(redis.bytes_to_str(message)), name)  # noqa: SLF001 - as kombu does
+            queue, message, *refused = (part.decode() if isinstance(part, bytes) else part for part in answer)
+            self._queue_cycle.rotate(queue)
+            if refused:
+                _tell_refused(queue, refused[0])
+                raise Empty
+            self._deliver_checked(redis.loads(message), queue)
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+
+    def _deliver_checked(self, message: Any, queue: str) -> None:
+        if queue in QUEUES:  # the others are Celery's own, such as answers to its questions
+            try:
+                check_envelope(message, queue)
+            except MessageError as error:
+                # Let through, it would be logged over many lines, or end the worker and then the next one.
+                _tell_refused(queue, str(error))
+                self.qos.reject(message["properties"]["delivery_tag"])
+                raise Empty from None
+        self.connection._deliver(message, queue)  # noqa: SLF001 - as kombu does
 
     def _get(self, queue: str) -> Any:
         # Used by `basic_get` alone (tests, tools); recorded like any other.
@@ -175,10 +202,22 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps]
             fixed = [self.unacked_index_key, self.unacked_key]
             names = [queue for _ in keys]
-            answer = client.eval(_TAKE, len(keys) + 2, *fixed, *keys, time(), *names)
+            answer = client.eval(_TAKE, len(keys) + 2, *fixed, *keys, time(), _largest(names), *names)
         if not answer:
             raise Empty
+        if len(answer) > 2:  # noqa: PLR2004 - queue, message, and why it was refused
+            _tell_refused(queue, redis.bytes_to_str(answer[2]))
+            raise Empty
         return redis.loads(redis.bytes_to_str(answer[1]))
+
+
+def _largest(queues: list[str]) -> int:
+    """Return the largest message of these queues in bytes: answers to Celery's own questions may be long."""
+    return MAX_BYTES if set(queues) <= set(QUEUES) else MAX_ANSWER_BYTES
+
+
+def _tell_refused(queue: str, why: str) -> None:
+    log.error("message refused and dropped: %s", why, extra={"action": "refused", "stage": queue.partition(".")[0]})
 
 
 class Transport(redis.Transport):  # type: ignore[misc] # kombu ships no types

@@ -11,7 +11,7 @@ import transformers
 from bench.ladder.timing import Bench, Rung, count_flops
 from shared.recipe import Blip2Caption
 from workers.captioning import translation
-from workers.captioning.blip2 import Blip2Model, read_blip2
+from workers.captioning.blip2 import Blip2Model, read_blip2, read_processors
 from workers.captioning.translation import Translator
 from workers.random_models.language import save_blip2, save_marian
 
@@ -30,7 +30,8 @@ def captions(bench: Bench, size: Size, folder: Path, batch: int) -> list[Rung]:
     section = Blip2Caption(model="blip2", weights=str(saved), languages=("en",), max_tokens=TOKENS)
     model = Blip2Model(section, folder, max_bytes=1, max_pixels=1)
     model._device = bench.device  # noqa: SLF001 - without the warm-up of `load`, whose tokens are not forced
-    model._processor, model._network = read_blip2(saved, section, bench.device, bench.dtype)  # noqa: SLF001 - as above
+    model._pictures, model._tokenizer = read_processors(saved, str(saved))  # noqa: SLF001 - as above
+    model._network = read_blip2(saved, section, bench.device, bench.dtype)  # noqa: SLF001 - as above
     side = model._network.config.vision_config.image_size  # noqa: SLF001 - as above
     pixels = [np.random.default_rng(seed).normal(size=(3, side, side)).astype(np.float32) for seed in range(batch)]
     forced = {"min_new_tokens": TOKENS}

@@ -11,6 +11,7 @@ from typer._click.exceptions import ClickException  # typer carries its own clic
 
 from producer.cli import control, doctor, export, fix, keeper, models, run, services, status, submit, watch
 from shared.errors import UsageError, VitrinaError
+from shared.printable import printable
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
@@ -61,10 +62,10 @@ def main() -> None:
         error.show()
         status = error.exit_code
     except UsageError as error:
-        print(f"vitrina: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+        print(f"vitrina: {printable(str(error))}", file=sys.stderr)  # noqa: T201 - this is the command line
         status = WRONG_USAGE
     except VitrinaError as error:
-        print(f"vitrina: {error}", file=sys.stderr)  # noqa: T201 - this is the command line
+        print(f"vitrina: {printable(str(error))}", file=sys.stderr)  # noqa: T201 - this is the command line
         status = FAILED
     except KeyboardInterrupt:
         print("vitrina: interrupted", file=sys.stderr)  # noqa: T201 - this is the command line

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import SecretStr, ValidationError
 from rich.console import Console
 
 from shared.errors import UsageError
+from shared.printable import printable, to_json
 from shared.settings import Settings
 from shared.wording import fault
 
-err = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+class PlainConsole(Console):
+    """Shows text as it is: a name with brackets in it is no markup, and one with control characters steers no terminal."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make a string, or a table's cell, printable."""
+        return super().render_str(printable(text, keep="\n"), **options)
+
+
+err = PlainConsole(stderr=True)
 """Messages and progress; stdout is for data."""
 
 BrokerOption = typer.Option(None, "--broker", help="Broker address, redis://host:port/db.", show_default=False)
@@ -36,5 +51,5 @@ def load_settings(**overrides: Any) -> Settings:
 
 def print_json(data: Any) -> None:
     """Write one JSON object as the last line of stdout."""
-    sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+    sys.stdout.write(to_json(data) + "\n")
     sys.stdout.flush()

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from producer.cli.common import BrokerOption, EndpointOption, load_settings
+from producer.cli.common import BrokerOption, EndpointOption, PlainConsole, load_settings
 from producer.needs import device_memory, needs
 from producer.recipes import find_recipe
 from shared.connection import broker_errors, connect
@@ -51,7 +50,7 @@ def register(app: typer.Typer) -> None:
         for name, ok, finding in findings(settings, chosen):
             bad += ok is False
             table.add_row({True: "✓", False: "✗", None: "·"}[ok], name, finding)
-        Console().print(table)
+        PlainConsole().print(table)
         return 1 if bad else 0
 
 

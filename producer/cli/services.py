@@ -1,4 +1,4 @@
-"""Commands that run things: worker, up, demo."""
+"""Commands that run things: worker, flower, up, demo."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from producer.cli.run import run_job
 from producer.cli.telling import tell
 from producer.collect import REPORT_ITEMS, Collector
 from producer.embedded import Stack, scratch
+from producer.flower import run_flower
 from producer.inputs import address, open_source
 from producer.launch import env_for, worker_command
 from producer.recipes import find_recipe
@@ -74,6 +75,11 @@ def register(app: typer.Typer) -> None:
         command = worker_command(check_stage(stage), settings)
         connect(settings).close()  # an address that cannot be one is told here, in one line
         os.execve(sys.executable, command, os.environ | env_for(settings))  # noqa: S606 - our own command
+
+    @app.command(epilog="Example:  VITRINA_FLOWER_AUTH=user:password VITRINA_FLOWER_ADDRESS=0.0.0.0 vitrina flower")
+    def flower(broker: str | None = BrokerOption) -> int:
+        """Run Flower in the foreground: queues, workers and tasks in a browser. VITRINA_FLOWER_* settings say where, and for whom."""
+        return run_flower(load_settings(broker=broker))
 
     @app.command(epilog="Example:  vitrina up")
     def up() -> int:

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings, print_json
+from producer.cli.common import (
+    BrokerOption,
+    EndpointOption,
+    JsonOption,
+    PlainConsole,
+    err,
+    load_settings,
+    print_json,
+)
 from producer.collect import REPORT_ITEMS
 from producer.follow import Display, Summary
 from producer.inputs import address
@@ -150,7 +157,7 @@ def register(app: typer.Typer) -> None:
                 table.add_row(row["job"], row["state"], *numbers, row["source"])
         if not as_json:
             if table.row_count:
-                Console().print(table)
+                PlainConsole().print(table)
             else:
                 err.print("no jobs")
         return 0

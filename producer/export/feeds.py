@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Self
 from xml.dom import minidom, pulldom
+from xml.parsers import expat
 from xml.sax import SAXException, saxutils
 
 from shared.errors import UsageError
@@ -27,9 +28,8 @@ MORE_PICTURES = 10
 """Additional pictures that both take at most."""
 MIN_SIDE, MAX_PIXELS = 100, 64_000_000
 """Google Merchant's limits on a picture, in pixels."""
+_BLOCK = 1 << 16
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-_HEAD = 1 << 16
-# Entities can only be declared before the first element.
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,7 @@ def _copy(feed: Path, elements: frozenset[str], each: Callable[[minidom.Element]
     """Write a feed as it is, but for its items, which `each` may change; one item in memory at a time."""
     try:
         with feed.open("rb") as source:
-            if b"<!ENTITY" in source.read(_HEAD).replace(b"\0", b""):
-                raise UsageError(f"{feed} declares entities, which no feed needs: remove them")
+            _refuse_entities(feed, source)
             source.seek(0)
             file.write(b'<?xml version="1.0" encoding="UTF-8"?>\n')
             events: Any = pulldom.parse(source)  # noqa: S319 - no entities, as was seen; expat fetches nothing
@@ -140,6 +139,23 @@ def _copy(feed: Path, elements: frozenset[str], each: Callable[[minidom.Element]
         raise UsageError(f"{feed}, line {line}: not well-formed XML ({error.getMessage()})") from None
     except OSError as error:
         raise UsageError(f"cannot read the feed {feed}: {error.strerror}") from None
+
+
+def _refuse_entities(feed: Path, source: IO[bytes]) -> None:
+    """Read what stands before the first element, where alone entities can be declared, which may grow without end. Raises `UsageError`."""
+    parser = expat.ParserCreate()
+
+    def refuse(*_: object) -> None:
+        raise UsageError(f"{feed} declares entities, which no feed needs: remove them")
+
+    begun: list[str] = []
+    parser.EntityDeclHandler = refuse
+    parser.StartElementHandler = lambda name, _: begun.append(name)
+    try:
+        while not begun and (block := source.read(_BLOCK)):
+            parser.Parse(block)
+    except expat.ExpatError:
+        pass  # said with its line by who reads the feed
 
 
 def _token(event: str, node: Any) -> str:

@@ -194,6 +194,9 @@ _DOUBTS = {
     "caption_long": Explanation(
         "Caption too long", "Read the caption to its end.", "Shorten it, or lower caption.max_tokens."
     ),
+    "caption_cut": Explanation(
+        "Caption breaks off", "Read the caption: it may end in the middle.", "Finish it, or raise caption.max_tokens."
+    ),
     "caption_stop_word": Explanation(
         "Unwanted word in the caption", "Read the caption: it holds a word that the recipe forbids.", f"{_BY_HAND}."
     ),

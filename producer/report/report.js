@@ -168,7 +168,9 @@
     const wanted = choice === "redo" ? ["box", "points", "mask"] : [];
     const names = [...new Set(["key", ...rows.flatMap(Object.keys), ...wanted])];
     const cell = (value) => {
-      const text = typeof value === "object" ? JSON.stringify(value) : String(value);
+      let text = typeof value === "object" ? JSON.stringify(value) : String(value);
+      // A spreadsheet would run it; `--manifest` reads it without the apostrophe.
+      if (typeof value === "string" && /^'*[=+\-@\t\r]/.test(text)) text = `'${text}`;
       return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     };
     return [names, ...rows.map((row) => names.map((name) => row[name] ?? ""))]

@@ -33,7 +33,7 @@ class ImageBackground(ModelSection):
     """A ready picture, scaled to cover the frame."""
 
     model: Literal["image"]
-    image: str
+    image: Annotated[str, Field(min_length=1, max_length=4096)]
     """A file on the submitting machine, or a key of the output storage (`backgrounds/…`) once submitted."""
     shadow: Fraction = 0.0
 

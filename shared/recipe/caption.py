@@ -8,6 +8,8 @@ from pydantic import Field, StringConstraints
 
 from shared.recipe.section import Fraction, ModelSection, Precision, Weights
 
+MAX_LANGUAGES = 20
+"""Of one item; each is a translation."""
 Language = Literal["en", "ru"]
 LanguageCode = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
 """ISO 639."""
@@ -18,7 +20,7 @@ class LabelsCaption(ModelSection):
     """ImageNet label and dominant colour in sentences from our own table. Starter model, no download, CPU."""
 
     model: Literal["labels"] = "labels"
-    languages: tuple[Language, ...] = ("en", "ru")
+    languages: tuple[Language, ...] = Field(default=("en", "ru"), max_length=MAX_LANGUAGES)
     min_confidence: Fraction = 0.5
     """Below it the caption says only the colour, and the item needs review. At half, the name is likelier than all others together."""
 
@@ -45,10 +47,10 @@ class Blip2Caption(ModelSection):
     """The beginning of the sentence, or a question."""
     max_tokens: int = Field(default=30, ge=1, le=200)
     beams: int = Field(default=1, ge=1, le=8)
-    languages: tuple[LanguageCode, ...] = Field(default=("en", "ru"), min_length=1)
-    translators: dict[LanguageCode, Weights] = Field(default_factory=dict)
+    languages: tuple[LanguageCode, ...] = Field(default=("en", "ru"), min_length=1, max_length=MAX_LANGUAGES)
+    translators: dict[LanguageCode, Weights] = Field(default_factory=dict, max_length=MAX_LANGUAGES)
     """Models from English by language; `opus-mt-en-<language>` where none is given."""
-    stop_words: tuple[Word, ...] = ()
+    stop_words: tuple[Word, ...] = Field(default=(), max_length=1000)
     """Words, such as brand names that the model invents, that no caption may hold."""
 
 
@@ -67,8 +69,8 @@ class VlmCaption(ModelSection):
     instructions: Annotated[str, Field(max_length=2000)] = ""
     """Added to what the model is asked: tone of voice, what to leave out."""
     max_tokens: int = Field(default=400, ge=16, le=2000)
-    languages: tuple[LanguageCode, ...] = Field(default=("en", "ru"), min_length=1)
-    stop_words: tuple[Word, ...] = ()
+    languages: tuple[LanguageCode, ...] = Field(default=("en", "ru"), min_length=1, max_length=MAX_LANGUAGES)
+    stop_words: tuple[Word, ...] = Field(default=(), max_length=1000)
 
 
 Caption = Annotated[LabelsCaption | NoCaption | Blip2Caption | VlmCaption, Field(discriminator="model")]

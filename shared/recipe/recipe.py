@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+MAX_BYTES = 100_000
+"""Of a recipe's file; one with every field written out has three thousand."""
+MAX_VALUES = 10_000
+"""Values in a recipe, those that YAML's aliases repeat counted each time: a few lines of aliases can stand for billions."""
+
+
 class Recipe(Section):
     """One job's settings. A section's `model` chooses which other fields it takes."""
 
@@ -58,12 +64,14 @@ class Recipe(Section):
         if not isinstance(data, dict):
             msg = f"{origin}: expected a mapping with the keys {', '.join(cls.model_fields)}"
             raise RecipeError(msg)
+        if _more_values(data, MAX_VALUES):
+            raise RecipeError(f"{origin}: more than {MAX_VALUES:,} values: is it a recipe?")
         try:
             # Python mode would let YAML's dates and such through; a recipe is JSON in another coat.
             return cls.model_validate_json(json.dumps(data), strict=False)
         except ValidationError as error:
             raise RecipeError(f"{origin}: " + "; ".join(_explain(e) for e in error.errors())) from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             msg = f"{origin}: only text, numbers, lists and mappings may stand in a recipe ({error})"
             raise RecipeError(msg) from None
 
@@ -71,7 +79,11 @@ class Recipe(Section):
     def load(cls, path: Path) -> Recipe:
         """Read a YAML or JSON file (JSON is YAML). Raises `RecipeError`."""
         try:
-            text = path.read_text(encoding="utf-8")
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise RecipeError(f"the recipe {path} has more than {MAX_BYTES:,} bytes: is it a recipe?")
+            text = data.decode("utf-8-sig").replace("\r\n", "\n")
         except FileNotFoundError:
             raise RecipeError(f"no recipe file {path}: correct the path") from None
         except UnicodeDecodeError:
@@ -79,17 +91,29 @@ class Recipe(Section):
         except OSError as error:
             raise RecipeError(f"cannot read the recipe {path}: {(error.strerror or str(error)).lower()}") from None
         try:
-            data = yaml.safe_load(text)
+            parsed = yaml.safe_load(text)
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise RecipeError(f"{path}{_bare_color(text) or _not_yaml(error)}") from None
-        background = data.get("background") if isinstance(data, dict) else None
+        background = parsed.get("background") if isinstance(parsed, dict) else None
         if isinstance(background, dict) and background.get("color", "") is None and (said := _bare_color(text)):
             raise RecipeError(f"{path}{said}")
-        return cls.from_mapping(data, origin=str(path))
+        return cls.from_mapping(parsed, origin=str(path))
 
     def to_json(self) -> bytes:
         """Write the whole recipe, defaults included, so that a later release's defaults do not change a job."""
         return self.model_dump_json(indent=2).encode()
+
+
+def _more_values(data: Any, limit: int) -> bool:
+    waiting, count = [data], 0
+    while waiting and count <= limit:
+        value = waiting.pop()
+        count += 1
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value
+    return count > limit
 
 
 def _not_yaml(error: Exception) -> str:

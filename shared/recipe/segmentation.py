@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from shared.keys import MAX_KEY_BYTES
 from shared.recipe.section import Fraction, ModelSection, Precision, Section, Weights
 
 
@@ -41,7 +42,7 @@ class SuppliedSegmentation(ModelSection):
 
     model: Literal["none"]
     mask: Literal["alpha", "supplied"] = "alpha"
-    mask_key: str = "{stem}.mask.png"
+    mask_key: Annotated[str, Field(min_length=1, max_length=MAX_KEY_BYTES)] = "{stem}.mask.png"
     """Where a supplied mask lies; `{key}` and `{stem}` (the key without its extension) are filled in."""
     gates: MaskGates = MaskGates()
 

@@ -23,6 +23,8 @@ from shared.storage.base import Blob, Stat
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_MAX_SIDECAR = 65_536
+# Bytes; ours have at most two thousand, and a folder of photos may hold anything under that name.
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     errno.EACCES,
@@ -54,8 +56,10 @@ class LocalStorage:
         if any(part in {"", ".", ".."} or part.startswith(".") for part in parts) or "\0" in key:
             raise KeyRefusedError(f"{key!r} cannot be a path below {self.url}")
         path = self._root.joinpath(*parts)
-        parent = os.path.realpath(path.parent)
-        if parent != os.path.realpath(self._root) and not parent.startswith(os.path.realpath(self._root) + os.sep):
+        # The file itself too: a manifest can name what the listing leaves out.
+        real = os.path.realpath(path)
+        root = os.path.realpath(self._root)
+        if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
             raise KeyRefusedError(f"{key!r} leaves {self.url} through a link")
         return path
 
@@ -108,10 +112,11 @@ class LocalStorage:
 
     def _stat(self, key: str, path: Path, status: os.stat_result) -> Stat:
         try:
-            extra = json.loads(_sidecar(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            extra = {}
-        content_type, metadata = extra.get("content_type", ""), extra.get("metadata", {})
+            with open(_sidecar(path), "rb", opener=_open_at_once) as file:
+                extra = json.loads(file.read(_MAX_SIDECAR))
+            content_type, metadata = str(extra["content_type"]), dict(extra["metadata"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):  # none, or not one of ours
+            content_type, metadata = "", {}
         return Stat(key, status.st_size, _etag(status), status.st_mtime, content_type, metadata)
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:

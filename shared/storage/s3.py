@@ -15,7 +15,14 @@ from botocore import exceptions as errors
 from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
-from shared.errors import ObjectMissingError, PictureTooLargeError, StorageError, StorageRefusedError, UsageError
+from shared.errors import (
+    KeyRefusedError,
+    ObjectMissingError,
+    PictureTooLargeError,
+    StorageError,
+    StorageRefusedError,
+    UsageError,
+)
 from shared.storage.ahead import read_ahead
 from shared.storage.base import Blob, Stat
 
@@ -121,11 +128,17 @@ class S3Storage:
                 key = row["Key"].removeprefix(self._prefix)
                 yield Stat(key, row["Size"], row["ETag"].strip('"'), row["LastModified"].timestamp())
 
+    def _name(self, key: str) -> str:
+        # To S3 these are letters like others; a server that keeps objects in folders may follow them out of the prefix.
+        if not {".", ".."}.isdisjoint(key.split("/")):
+            raise KeyRefusedError(f"{key!r} leaves {self.url}: rename it")
+        return self._prefix + key
+
     def head(self, key: str) -> Stat | None:
         """Tell what is known of an object."""
         try:
             with self._errors(key):
-                answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
         except ObjectMissingError:
             return None
         return _stat(key, answer)
@@ -133,7 +146,7 @@ class S3Storage:
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         """Read an object; its length and, where the server keeps one, its checksum are compared with what was announced."""
         with self._errors(key):
-            answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._name(key))
             stat = _stat(key, answer)
             # Its own `with` would hand out the raw stream, which checks neither length nor checksum.
             with closing(answer["Body"]) as body:
@@ -155,7 +168,7 @@ class S3Storage:
         """Write an object; S3 shows all of it or none."""
         request: dict[str, Any] = {
             "Bucket": self._bucket,
-            "Key": self._prefix + key,
+            "Key": self._name(key),
             "Body": data,
             "ContentType": content_type,
             "Metadata": dict(metadata or {}),
@@ -189,7 +202,7 @@ class S3Storage:
     def delete(self, key: str) -> None:
         """Remove an object."""
         with self._errors(key):
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+            self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
 
     def check_writable(self) -> None:
         """Write and remove an empty object."""

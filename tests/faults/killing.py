@@ -57,7 +57,10 @@ def kills(folder: Path, *, items: int = 5000, kills: int = 200, seconds: float =
             counts = session.progress.counts()
             # Spread over the whole job, so that the last is killed near its end.
             if killed < kills and counts.done >= items * killed / (kills * 1.1) and time.monotonic() > upcoming:
-                victim = lab.chance.choice([worker for worker in lab.workers if b" ready." in worker.output()])
+                ready = [worker for worker in lab.workers if b" ready." in worker.output()]
+                if not ready:
+                    return  # all of them are starting again
+                victim = lab.chance.choice(ready)
                 os.kill(victim.pid, signal.SIGKILL)
                 recoveries.killed(session, stage_of(victim))
                 killed += 1

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def producers(folder: Path, *, items: int = 4000, kills: int = 50, seconds: float = 300) -> Outcome:
+def producers(folder: Path, *, items: int = 5000, kills: int = 50, seconds: float = 300) -> Outcome:
     """Two producers contend for one job and two keepers look after it; each is killed and started again, until the keepers end the job."""
     with Lab(folder, window=200) as lab:
         for number in range(items):
-            lab.say(f"{number:05d}", "quick")
+            lab.say(f"{number:05d}", "slow:0.03")
         session = lab.session()
         commands = {
             "producer": ["submit", "--resume", session.job.id, "--out", str(lab.out)],
@@ -57,7 +57,7 @@ def producers(folder: Path, *, items: int = 4000, kills: int = 50, seconds: floa
                     if victim.poll() is None:
                         victim.kill()
                         killed += 1
-                    upcoming = time.monotonic() + lab.chance.uniform(0.2, 3)
+                    upcoming = time.monotonic() + lab.chance.uniform(0.2, 2)
                 time.sleep(0.1)
         finally:
             for process in running.values():

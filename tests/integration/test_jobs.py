@@ -232,7 +232,7 @@ def test_nothing_of_a_job_stays_in_the_broker_for_ever(tmp_path: Path, client: R
     shop = played(tmp_path, client, "a.png", "b.png")
     check(9)
     for stage in STAGES:
-            assert [shop.progress.attempt(stage, 0)[0] for _ in range(2)] == [1, 2]
+        assert [shop.progress.attempt(stage, 0)[0] for _ in range(2)] == [1, 2]
     shop.fail(1)
     check(10)
     shop.make(0)

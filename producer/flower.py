@@ -1,0 +1,64 @@
+"""Flower, the window on queues, workers and tasks, started with our settings: with a password, or for this machine alone."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from shared.broker import make_app
+from shared.connection import connect
+from shared.errors import UsageError
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
+
+
+def run_flower(settings: Settings) -> int:
+    """Serve until SIGTERM or Ctrl-C and return the exit status. Raises `UsageError` for what must not, or cannot, be served."""
+    options = flower_options(settings)
+    connect(settings).close()  # an address that cannot be one is told here, in one line
+    if find_spec("flower") is None:
+        raise UsageError("Flower is not installed: install vitrina[embedded]")
+    passwords = _passwords(settings)
+    if passwords:
+        # Flower reads this variable itself; on a command line every user of the machine could read it.
+        os.environ["FLOWER_BASIC_AUTH"] = ",".join(passwords)
+    try:
+        return int(make_app(settings).start(["flower", *options]) or 0)
+    except OSError as error:
+        where = f"{settings.flower_address}:{settings.flower_port}"
+        raise UsageError(
+            f"cannot serve Flower at {where}: {error.strerror or error}: choose another VITRINA_FLOWER_PORT"
+        ) from None
+
+
+def flower_options(settings: Settings) -> list[str]:
+    """Return Flower's options, none of them secret. Raises `UsageError` for an address that others can reach without a password."""
+    if not (_passwords(settings) or _loopback(settings.flower_address)):
+        msg = f"{settings.flower_address or 'every address'} can be reached from other machines, and nobody is asked for a password: "
+        raise UsageError(f"{msg}set VITRINA_FLOWER_AUTH=user:password, or VITRINA_FLOWER_ADDRESS=127.0.0.1")
+    options = [f"--address={settings.flower_address}", f"--port={settings.flower_port}"]
+    options += [f"--max_tasks={settings.flower_max_tasks}", f"--url_prefix={settings.flower_url_prefix.strip('/')}"]
+    # A `flowerconfig.py` in the working folder would be run, and could open what is closed here.
+    options.append(f"--conf={os.devnull}")
+    if settings.flower_db:
+        options += ["--persistent=True", f"--db={settings.flower_db}"]
+    return options
+
+
+def _passwords(settings: Settings) -> list[str]:
+    given = settings.flower_auth.get_secret_value() if settings.flower_auth else ""
+    pairs = [pair for pair in given.split(",") if pair]
+    # Flower compares ASCII alone. What was given is not quoted: it is a secret.
+    if not all(pair.isascii() and all(pair.partition(":")[::2]) for pair in pairs):
+        raise UsageError("VITRINA_FLOWER_AUTH must be user:password in ASCII; several with commas between them")
+    return pairs
+
+
+def _loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return address == "localhost"

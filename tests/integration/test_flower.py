@@ -1,0 +1,133 @@
+"""`vitrina flower`: with a password, or for this machine alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from producer.embedded import Broker, Flower, free_port
+from producer.flower import flower_options
+from shared.errors import UsageError
+from shared.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMMAND = [sys.executable, "-m", "producer.cli", "flower"]
+PASSWORD = "open-sesame"  # noqa: S105 - the test's own
+
+
+def status(url: str, *, auth: str | None = None) -> int:
+    """Return the HTTP status, or 0 while nobody answers."""
+    headers = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if auth else {}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as page:
+            return int(page.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+    except OSError:
+        return 0
+
+
+@contextmanager
+def flower(folder: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the command with these VITRINA_FLOWER_* settings."""
+    given = {f"VITRINA_FLOWER_{name.upper()}": value for name, value in settings.items()}
+    with (
+        Broker(folder / "broker") as broker,
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            COMMAND, env=os.environ | {"VITRINA_BROKER": broker.url} | given, cwd=folder, text=True, stderr=log
+        ) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+
+
+def test_who_has_no_password_sees_nothing(tmp_path: Path) -> None:
+    """Nor does its command line show the password, nor its log; what lies in the working folder is not run."""
+    (tmp_path / "flowerconfig.py").write_text("basic_auth = []\nopen('was-run', 'w').close()\n")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/shop/"
+    given = {
+        "address": "0.0.0.0",  # noqa: S104 - with a password
+        "port": str(port),
+        "auth": f"boss:{PASSWORD}",
+        "url_prefix": "/shop/",
+        "db": str(tmp_path / "flower.db"),
+    }
+    with flower(tmp_path, **given) as process:
+        deadline = time.monotonic() + 60
+        while not status(f"{url}healthcheck"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert status(f"{url}workers") == status(f"{url}api/workers") == 401
+        assert status(f"{url}workers", auth="boss:guess") == 401
+        assert status(f"{url}workers", auth=f"boss:{PASSWORD}") == 200
+        assert PASSWORD not in " ".join(psutil.Process(process.pid).cmdline())
+    assert process.returncode == 0
+    assert PASSWORD not in (tmp_path / "log").read_text()
+    assert not (tmp_path / "was-run").exists()
+    assert list(tmp_path.glob("flower.db*"))
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "", "::", "192.0.2.1", "flower.shop.example"])  # noqa: S104 - refused
+def test_without_a_password_it_serves_no_address_but_loopback(address: str) -> None:
+    """A name is not trusted to mean this machine; an empty password is none."""
+    for auth in (None, ""):
+        with pytest.raises(UsageError, match="set VITRINA_FLOWER_AUTH=user:password"):
+            flower_options(Settings(flower_address=address, flower_auth=auth))
+    assert f"--address={address}" in flower_options(Settings(flower_address=address, flower_auth="a:b"))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost"])
+def test_loopback_needs_no_password(address: str) -> None:
+    """As the embedded stack's."""
+    assert f"--address={address}" in flower_options(Settings(flower_address=address))
+
+
+def test_what_keeps_it_from_starting_is_one_line(tmp_path: Path) -> None:
+    """Without the secret that was wrong."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for given, words in (
+            ({"VITRINA_FLOWER_ADDRESS": "0.0.0.0"}, "nobody is asked for a password"),  # noqa: S104 - refused
+            ({"VITRINA_FLOWER_AUTH": PASSWORD}, "must be user:password"),
+            ({"VITRINA_FLOWER_PORT": port}, "choose another VITRINA_FLOWER_PORT"),
+        ):
+            done = subprocess.run(
+                COMMAND, env=os.environ | given, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 2
+            assert words in done.stderr
+            assert len(done.stderr.splitlines()) == 1
+            assert PASSWORD not in done.stderr
+
+
+def test_the_embedded_one_stays_on_loopback(tmp_path: Path) -> None:
+    """Whatever the settings say of another one."""
+    with Broker(tmp_path / "broker") as broker:
+        settings = Settings(broker=broker.url, flower_address="0.0.0.0", flower_port=free_port())  # noqa: S104 - not used
+        with Flower(tmp_path, settings) as served:
+            listening = {entry.laddr.ip for entry in psutil.Process(served.pid).net_connections() if not entry.raddr}
+            assert listening == {"127.0.0.1"}
