@@ -20,7 +20,7 @@ def run_flower(settings: Settings) -> int:
     options = flower_options(settings)
     connect(settings).close()  # an address that cannot be one is told here, in one line
     if find_spec("flower") is None:
-        raise UsageError("Flower is not installed: install vitrina[embedded]")
+        raise UsageError("Flower is not installed: install vitrina[flower]")
     passwords = _passwords(settings)
     if passwords:
         # Flower reads this variable itself; on a command line every user of the machine could read it.

@@ -25,9 +25,11 @@ def env_for(settings: Settings) -> dict[str, str]:
 def worker_command(stage: StageName, settings: Settings, *, app: str = "workers.app") -> list[str]:
     """Return the command line of a stage's Celery worker.
 
-    It is named after the stage and this process, which becomes or owns the worker: two of one stage on a host, one per GPU, are told apart.
+    It is named after the stage, its GPU where one was chosen, and this process, which becomes or owns the worker: two of one stage on a host
+    are told apart.
     """
-    name = f"{stage}-{os.getpid()}@%h"
+    gpu = settings.device.partition(":")[2] or os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    name = "-".join([stage, *([f"gpu{gpu}"] if gpu.isdigit() else []), str(os.getpid())]) + "@%h"
     queues = ",".join(queue for queue in QUEUES if queue.partition(".")[0] == stage)
     command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-n", name]
     return [*command, "-P", "threads", "-c", str(settings.threads), "--without-gossip", "--without-mingle"]

@@ -11,6 +11,7 @@ from producer.patience import Patience
 from shared.connection import FULL
 from shared.errors import BrokerError
 from shared.keys import STAGES, queue_name
+from shared.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,10 +50,14 @@ class Publisher:
 
     def _enqueue(self, item: Item, producer: Any) -> None:
         message = item.to_wire()
+        said = f"{printable(item.key)} ({item.job} #{item.index})"  # what Flower shows beside the stage
         # Celery pops the next step from the end of the list.
         first, *rest = (
             self._app.signature(
-                stage, args=(message,), immutable=True, options={"queue": queue_name(stage, priority=self._priority)}
+                stage,
+                args=(message,),
+                immutable=True,
+                options={"queue": queue_name(stage, priority=self._priority), "argsrepr": said},
             )
             for stage in STAGES
         )

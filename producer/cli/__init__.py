@@ -9,7 +9,7 @@ from importlib.metadata import version
 import typer
 from typer._click.exceptions import ClickException  # typer carries its own click and exports no base class
 
-from producer.cli import control, doctor, export, fix, keeper, models, run, services, status, submit, watch
+from producer.cli import control, copy, doctor, export, fix, keeper, models, run, services, status, submit, watch
 from shared.errors import UsageError, VitrinaError
 from shared.printable import printable
 
@@ -29,6 +29,7 @@ watch.register(app)
 status.register(app)
 control.register(app)
 fix.register(app)
+copy.register(app)
 export.register(app)
 keeper.register(app)
 services.register(app)

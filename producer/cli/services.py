@@ -17,6 +17,7 @@ from producer.cli.common import BrokerOption, EndpointOption, err, load_settings
 from producer.cli.run import run_job
 from producer.cli.telling import tell
 from producer.collect import REPORT_ITEMS, Collector
+from producer.copying import copy_objects
 from producer.embedded import Stack, scratch
 from producer.flower import run_flower
 from producer.inputs import address, open_source
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from shared.keys import StageName
     from shared.settings import Settings
-    from shared.storage import Storage
 
 BUCKET = "vitrina"
 DEMO = Path("vitrina-demo")
@@ -48,13 +48,6 @@ def check_stage(stage: str) -> StageName:
         if stage == known:
             return known
     raise UsageError(f"no stage {stage!r}: choose {', '.join(STAGES)}")
-
-
-def copy_objects(source: Storage, destination: Storage, prefix: str = "") -> None:
-    """Copy every object below `prefix`, with its metadata."""
-    for stat in source.list(prefix):
-        blob = source.get(stat.key)
-        destination.put(stat.key, blob.data, content_type=blob.stat.content_type, metadata=blob.stat.metadata)
 
 
 def register(app: typer.Typer) -> None:

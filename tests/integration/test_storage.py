@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import SecretStr
 
+from producer.copying import copy_objects
 from producer.embedded import S3Server, free_port
 from shared.errors import (
     KeyRefusedError,
@@ -289,3 +290,17 @@ def test_secrets_are_never_shown() -> None:
     settings = Settings(broker=SecretStr("redis://:hunter2@host/0"), secret_access_key=SecretStr("hunter2"))
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in str(settings)
+
+
+def test_copying_goes_on_where_it_broke_off(tmp_path: Path) -> None:
+    """Every object with its metadata, from any storage to any other; what is there and no older is left alone."""
+    memory, folder = MemoryStorage(), open_storage(str(tmp_path / "copy"), Settings())
+    for number in range(100):
+        memory.put(f"a/{number:03d}.jpg", b"%d" % number, content_type="image/jpeg", metadata={"made": "here"})
+    assert copy_objects(memory, folder, "a/00") == (10, 0)
+    assert copy_objects(memory, folder) == (90, 10)
+    blob = folder.get("a/042.jpg")
+    assert (blob.data, blob.stat.content_type, blob.stat.metadata) == (b"42", "image/jpeg", {"made": "here"})
+    memory.put("a/042.jpg", b"changed")
+    assert copy_objects(memory, folder) == (1, 99)
+    assert folder.get("a/042.jpg").data == b"changed"
