@@ -209,7 +209,7 @@ def status_ms(settings: Settings, folder: Path) -> float:
         for _ in range(9):
             start = time.perf_counter()
             counts = session.progress.counts()
-            full_status(session.summary(counts), counts, Surroundings.of(client, session.progress))
+            full_status(session.summary(counts), counts, Surroundings.of(client, session.progress, settings))
             times.append(time.perf_counter() - start)
         session.progress.drop()
     return 1000 * statistics.median(times)

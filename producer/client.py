@@ -111,7 +111,9 @@ class Run:
     def status(self) -> dict[str, Any]:
         """Return what `vitrina status --json` prints: counts, stages, rate, failures by reason, queues, workers."""
         counts = self.session.progress.counts()
-        around = Surroundings.of(self.session.client, self.session.progress) if counts.known else None
+        around = (
+            Surroundings.of(self.session.client, self.session.progress, self.session.settings) if counts.known else None
+        )
         return status(self.session.summary(counts), counts, around)
 
     def wait(self, timeout: float | None = None, tick: Callable[[Counts], None] = lambda _: None) -> Summary:

@@ -54,6 +54,8 @@ class BrokerCollector(Collector):
     def __init__(self, settings: Settings) -> None:
         """Read the broker of the settings. Raises `UsageError` for what is no Redis address."""
         self._client = connect(settings, quick=True)
+        # What waits in RabbitMQ, its own metrics tell.
+        self._readers = (*((_queues,) if settings.queues_in_redis else ()), _workers, _memory, _jobs)
 
     def describe(self) -> Iterable[Metric]:
         """Name nothing beforehand: that would ask the broker."""
@@ -63,7 +65,7 @@ class BrokerCollector(Collector):
         """Read everything."""
         found: list[Metric] = []
         try:
-            for read in (_queues, _workers, _memory, _jobs):
+            for read in self._readers:
                 found.extend(read(self._client))
         except BrokerError as error:
             log.debug("scraped without a broker: %s", error)  # the keeper itself says so

@@ -46,6 +46,7 @@ class Reconciler:
         every = settings.look_every
         self._app = app
         self._window = settings.window
+        self._looks_into_queues = settings.queues_in_redis
         self._job = job
         self._destination = destination
         self._client = client
@@ -69,7 +70,8 @@ class Reconciler:
             self._missing.clear()
         elif not counts.known:
             self._restore(tick)
-        elif counts.done + counts.failed < counts.sent:
+        elif counts.done + counts.failed < counts.sent and self._looks_into_queues:
+            # RabbitMQ keeps its messages itself, and lets nobody look.
             self._send_again(counts.sent)
 
     def _restore(self, tick: Callable[[Counts], None]) -> None:

@@ -16,24 +16,26 @@ if TYPE_CHECKING:
 
     from producer.follow import Summary
     from shared.progress import Counts, Progress
+    from shared.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a job waits for. Of a broker other than Redis, and of a job whose services are gone, nothing is known."""
+    """What a job waits for. Of a job whose services are gone nothing is known."""
 
     queues: Mapping[str, int]
-    """Messages that wait in each queue, of all jobs, and those that workers hold, as `running`."""
+    """Messages that wait in each queue, of all jobs, and those that workers hold, as `running`; empty where the queues are not in Redis."""
     workers: Mapping[str, int]
     """Live workers of each stage."""
     reasons: Mapping[str, int]
     """Failures by reason, the most frequent first."""
 
     @classmethod
-    def of(cls, client: redis.Redis, progress: Progress) -> Surroundings:
+    def of(cls, client: redis.Redis, progress: Progress, settings: Settings) -> Surroundings:
         """Look around. Raises `BrokerError`."""
+        queues = depths(client) if settings.queues_in_redis else {}
         workers = Counter(name.partition("@")[0] for name in present(client))
-        return cls(depths(client), dict(workers), progress.reasons())
+        return cls(queues, dict(workers), progress.reasons())
 
     def line(self) -> str:
         """Say it in one line."""
@@ -42,8 +44,8 @@ class Surroundings:
         failed = ", ".join(f"{reason} {number}" for reason, number in self.reasons.items())
         parts = (
             f"workers: {workers or 'none'}",
-            f"waiting: {waiting or 'nothing'}",
-            f"running: {self.queues['running']}",
+            f"waiting: {waiting or 'nothing'}" if self.queues else "",
+            f"running: {self.queues['running']}" if self.queues else "",
             f"failed: {failed}" if failed else "",
         )
         return " · ".join(part for part in parts if part)

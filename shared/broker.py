@@ -15,10 +15,32 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 
-def _transport(settings: Settings) -> str | None:
-    # Redis's stock transport loses messages of killed workers; other brokers keep their own.
-    redis = settings.broker.get_secret_value().startswith(("redis://", "rediss://"))
-    return "shared.transport:Transport" if redis else None
+def _transport_options(settings: Settings) -> dict[str, Any]:
+    if not settings.queues_in_redis:
+        return {
+            "confirm_publish": True
+        }  # RabbitMQ says that it has a message; without, one that it refuses is lost in silence
+    return {
+        "visibility_timeout": settings.visibility_timeout,
+        # kombu sweeps every interval x throttle seconds; its defaults (10 x 10) redeliver minutes late.
+        "unacked_restore_interval": min(5, settings.visibility_timeout / 4),
+        "unacked_restore_throttle": 1,
+        # A sweep takes milliseconds. Whoever loses its connection in one must not keep the others from theirs for five minutes.
+        "unacked_mutex_expire": 5,
+        # Message priorities split a queue into several keys that dashboards and autoscalers do not see.
+        "priority_steps": [0],
+        # A worker takes from the first of its queues that has anything: the one of priority comes first.
+        "queue_order_strategy": "priority",
+        "socket_timeout": 30,
+        "socket_connect_timeout": 5,
+        "health_check_interval": 25,
+    }
+
+
+def _queue(name: str, settings: Settings) -> Queue:
+    # On RabbitMQ a queue that is replicated and written to disk; Redis knows no kinds.
+    kind = None if settings.queues_in_redis else {"x-queue-type": "quorum"}
+    return Queue(name, routing_key=name, queue_arguments=kind)
 
 
 def _tls(url: str) -> tuple[str, dict[str, Any] | None]:
@@ -40,23 +62,9 @@ def make_app(settings: Settings) -> Celery:
     app.conf.update(
         broker_url=address,
         broker_use_ssl=tls,
-        broker_transport=_transport(settings),
-        broker_transport_options={
-            "visibility_timeout": settings.visibility_timeout,
-            # kombu sweeps every interval x throttle seconds; its defaults (10 x 10) redeliver minutes late.
-            "unacked_restore_interval": min(5, settings.visibility_timeout / 4),
-            "unacked_restore_throttle": 1,
-            # A sweep takes milliseconds. Whoever loses its connection in one must not keep the others from theirs for five minutes.
-            "unacked_mutex_expire": 5,
-            "priority_steps": [
-                0
-            ],  # message priorities split a queue into several keys that dashboards and autoscalers do not see
-            # A worker takes from the first of its queues that has anything: the one of priority comes first.
-            "queue_order_strategy": "priority",
-            "socket_timeout": 30,
-            "socket_connect_timeout": 5,
-            "health_check_interval": 25,
-        },
+        # Redis's stock transport loses messages of killed workers; other brokers keep their own.
+        broker_transport="shared.transport:Transport" if settings.queues_in_redis else None,
+        broker_transport_options=_transport_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker outlives any outage of the broker
         broker_channel_error_retry=True,  # and one that refuses a command (full, read-only) is an outage as well
@@ -77,7 +85,7 @@ def make_app(settings: Settings) -> Celery:
         task_serializer="json",
         accept_content=["json"],
         # Two queues per stage and nothing else: a misspelt one is an error, not a place to get lost in.
-        task_queues=[Queue(name, routing_key=name) for name in QUEUES],
+        task_queues=[_queue(name, settings) for name in QUEUES],
         task_routes={stage: {"queue": stage} for stage in STAGES},
         task_create_missing_queues=False,
         task_default_queue=STAGES[0],

@@ -22,14 +22,14 @@ QUICK_SECONDS = 2
 
 
 def connect(settings: Settings, *, quick: bool = False) -> redis.Redis:
-    """Open a client that rides out short breaks or, with `quick`, says so at once. Nothing is sent until first use.
+    """Open a client of the progress, and of queues that are in Redis, that rides out short breaks or, with `quick`, says so at once. Nothing is sent until first use.
 
     Raises `UsageError` for what is no Redis address.
     """
     patient = Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), retries=5)
     try:
         return redis.Redis.from_url(
-            settings.broker.get_secret_value(),
+            (settings.progress or settings.broker).get_secret_value(),
             # 30: longer than any command here takes, shorter than a person waits
             socket_timeout=QUICK_SECONDS if quick else 30,
             socket_connect_timeout=QUICK_SECONDS if quick else 5,
@@ -40,6 +40,8 @@ def connect(settings: Settings, *, quick: bool = False) -> redis.Redis:
     except ValueError:
         # The error would quote the address, and a password that is not percent-encoded ends up in any part of it.
         msg = "not a broker address: use redis://host:port/db, with the password's special characters percent-encoded"
+        if not settings.queues_in_redis and settings.progress is None:
+            msg = "progress is kept in Redis: beside a broker that is none, set VITRINA_PROGRESS=redis://host:port/db"
         raise UsageError(msg) from None
 
 

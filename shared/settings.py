@@ -8,6 +8,7 @@ keep their usual meaning through boto3.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 def _cache_dir() -> Path:
-    return Path("~/.cache/vitrina").expanduser()
+    try:
+        return Path("~/.cache/vitrina").expanduser()
+    except RuntimeError:  # a container's user may have no home at all
+        return Path(tempfile.gettempdir()) / "vitrina"
 
 
 class Settings(BaseSettings):
@@ -26,7 +30,9 @@ class Settings(BaseSettings):
 
     # broker
     broker: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """Redis-protocol address; a secret because it may carry a password."""
+    """Address of the queues: Redis or Valkey, or RabbitMQ (`amqp://`); a secret because it may carry a password."""
+    progress: SecretStr | None = None
+    """Redis-protocol address of the jobs' progress, where the queues are elsewhere; the broker itself without it."""
     visibility_timeout: float = Field(default=12, gt=0)
     """Seconds before the messages of a worker that was killed are handed to another. A live worker renews them, however long a task takes;
     one that is held up for longer than this finds its work done twice, and once written."""
@@ -115,6 +121,11 @@ class Settings(BaseSettings):
     # logs
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def queues_in_redis(self) -> bool:
+        """Whether the queues lie in Redis, where they can be looked into."""
+        return self.broker.get_secret_value().startswith(("redis://", "rediss://"))
 
     def threads_per_model(self) -> int:
         """Return the CPU threads of one model: as set, else a third of the cores, since three stages share a machine."""

@@ -53,11 +53,13 @@ def tell_status(session: Session, *, watch: bool, as_json: bool) -> int:
     # Of what the broker has forgotten, storage still says how it ended.
     known = session.progress.destination() is not None
     if watch and known:
-        with Display(err, lambda: Surroundings.of(session.client, session.progress).line()) as display:
+        with Display(
+            err, lambda: Surroundings.of(session.client, session.progress, session.settings).line()
+        ) as display:
             counts = session.follow(display.show)
         summary = session.summary(counts)
     session.seal_if_ended(counts, summary)
-    around = Surroundings.of(session.client, session.progress) if known else None
+    around = Surroundings.of(session.client, session.progress, session.settings) if known else None
     if as_json:
         ended = {} if known else {"listed": True, "finished": True, "stages": {}}
         print_json(full_status(summary, counts, around) | ended)
