@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PHOTOS ?=
 SCENARIO ?=
 
-.PHONY: help setup demo up test faults lint format bench-pipeline bench-models bench-bulk bench-autoscale clean
+.PHONY: help setup demo up test compose-test faults audit lint format bench-pipeline bench-models bench-bulk bench-autoscale clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ –/'
@@ -31,8 +31,16 @@ up: $(VENV)/.ready ## the embedded stack in the foreground
 test: $(VENV)/.ready ## the whole test suite
 	$(BIN)/python -m pytest
 
+compose-test: $(VENV)/.ready ## a catalogue in containers while workers die and the broker restarts; needs Docker; PHOTOS=folder for yours
+	$(BIN)/python tests/deploy/compose_job.py $(if $(PHOTOS),"$(PHOTOS)")
+
 faults: $(VENV)/.ready ## kill, stop, wipe, cut off and poison for 20 minutes, and count; SCENARIO=name for one
 	$(BIN)/python tests/faults/run.py $(SCENARIO)
+
+audit: ## look the pinned dependencies up in the advisories; 3 when not all could be
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+	  $(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit==2.10.1'; }
+	@$(VENV)/audit/bin/python tests/audit.py $(VENV)/audit/bin/pip-audit
 
 lint: $(VENV)/.ready ## style and types
 	$(BIN)/ruff check

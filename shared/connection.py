@@ -40,7 +40,7 @@ def connect(settings: Settings, *, quick: bool = False) -> redis.Redis:
     except ValueError:
         # The error would quote the address, and a password that is not percent-encoded ends up in any part of it.
         msg = "not a broker address: use redis://host:port/db, with the password's special characters percent-encoded"
-        if not settings.queues_in_redis and settings.progress is None:
+        if settings.progress is None and settings.broker.get_secret_value().startswith(("amqp://", "amqps://")):
             msg = "progress is kept in Redis: beside a broker that is none, set VITRINA_PROGRESS=redis://host:port/db"
         raise UsageError(msg) from None
 

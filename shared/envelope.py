@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import datetime  # noqa: TC003 - pydantic reads the annotations
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -20,6 +20,9 @@ from shared.wording import place, sentence
 
 MAX_BYTES = 65_536
 """Largest message. One with the longest key in other letters than ASCII, three times in it and escaped, has 17 thousand."""
+
+LATEST = timedelta(hours=1)
+"""Ahead of now. A worker holds what waits, and takes no more when it holds a thousand; the hour is for clocks that differ."""
 
 _Name = Annotated[str, StringConstraints(max_length=255)]
 
@@ -90,12 +93,14 @@ def check_envelope(message: object, queue: str) -> None:
         stage = queue.partition(".")[0]
         if envelope.headers.task != stage:
             raise MessageError(f"a task of {envelope.headers.task} in the queue {queue}")
+        if envelope.headers.eta and envelope.headers.eta.astimezone(UTC) > datetime.now(UTC) + LATEST:
+            raise MessageError(f"it is to wait until {envelope.headers.eta}, and a retry waits for seconds")
         args, kwargs, embed = json.loads(base64.b64decode(envelope.body, validate=True))
         steps = _Embed.model_validate(embed).chain or []
     except ValidationError as error:
         first = error.errors()[0]
         raise MessageError(sentence(place(first["loc"]), first)) from None
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         raise MessageError("its body is not what a producer writes") from None
     if any(step.get("task") not in STAGES for step in steps):
         raise MessageError(f"a step that follows must be one of {', '.join(STAGES)}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from shared.connection import broker_errors
 from shared.errors import ProgressLostError
 from shared.keys import STAGES, StageName
+from shared.progress_scripts import FAIL, FINISH, FORGET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,63 +35,6 @@ CHUNK = 1 << 20
 """Bytes of a bitmap read at once."""
 
 State = Literal["running", "paused", "cancelled"]
-
-_FORGET_FAILURE = """
-local function forget_failure(failures, reasons, index)
-  local old = redis.call('HGET', failures, index)
-  if old then
-    redis.call('HINCRBY', reasons, cjson.decode(old)['reason'], -1)
-    redis.call('HDEL', failures, index)
-  end
-end
-"""
-# A failure never overwrites a finished item: a message delivered twice may fail the second time. KEYS: failures, done, info, reasons.
-# ARGV: index, failure, its reason, seconds to keep.
-_FAIL = (
-    _FORGET_FAILURE
-    + """
-if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
-forget_failure(KEYS[1], KEYS[4], ARGV[1])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('HINCRBY', KEYS[4], ARGV[3], 1)
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-redis.call('EXPIRE', KEYS[4], ARGV[4])
-redis.call('HSET', KEYS[3], 'changed', redis.call('TIME')[1])
-return 1
-"""
-)
-# In one step, so that no count ever sees an item both done and failed. KEYS: done, attempts, ran in an earlier stage, ran, review,
-# failures, info, reasons. ARGV: index, whether this stage ran, whether to review, whether it is the last stage.
-_FINISH = (
-    _FORGET_FAILURE
-    + """
-if ARGV[4] == '0' then
-  if ARGV[2] == '1' then redis.call('SETBIT', KEYS[3], ARGV[1], 1) end
-else
-  if ARGV[2] == '1' or redis.call('GETBIT', KEYS[3], ARGV[1]) == 1 then redis.call('SETBIT', KEYS[4], ARGV[1], 1) end
-  if ARGV[3] == '1' then redis.call('SETBIT', KEYS[5], ARGV[1], 1) end
-  forget_failure(KEYS[6], KEYS[8], ARGV[1])
-  redis.call('HSET', KEYS[7], 'changed', redis.call('TIME')[1])
-end
-redis.call('SETBIT', KEYS[1], ARGV[1], 1)
-redis.call('HDEL', KEYS[2], ARGV[1], ARGV[1] .. ':alone')
-"""
-)
-# Items are to be run again from some stage on. KEYS: failures, reasons, ran in an earlier stage, ran, review, then of each such stage
-# done and attempts. ARGV: the indices.
-_FORGET = (
-    _FORGET_FAILURE
-    + """
-for _, index in ipairs(ARGV) do
-  forget_failure(KEYS[1], KEYS[2], index)
-  for i = 3, 5 do redis.call('SETBIT', KEYS[i], index, 0) end
-  for i = 6, #KEYS, 2 do
-    redis.call('SETBIT', KEYS[i], index, 0)
-    redis.call('HDEL', KEYS[i + 1], index, index .. ':alone')
-  end
-end
-"""
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +93,9 @@ class Progress:
         self._ran_earlier = f"{self._name}:ran:earlier"
         self._review = f"{self._name}:review"
         self._reasons = f"{self._name}:failures:reasons"
-        self._forget = client.register_script(_FORGET)
-        self._fail = client.register_script(_FAIL)
-        self._finish = client.register_script(_FINISH)
+        self._forget = client.register_script(FORGET)
+        self._fail = client.register_script(FAIL)
+        self._finish = client.register_script(FINISH)
 
     def _done(self, stage: StageName) -> str:
         return f"{self._name}:done:{stage}"

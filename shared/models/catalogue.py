@@ -53,16 +53,17 @@ _MODELS: tuple[Model, ...] = (
             name=f"sam-{variant.replace('_', '-')}",
             stage="segmentation",
             url=f"{_SAM}sam_{variant}_{mark}.pth",
-            revision=mark,
+            revision=mark,  # of the file's MD5, which checks nothing here
+            sha256=sha256,
             licence="Apache-2.0",
             commercial=True,
             size=size,
             memory=memory * _GB,
         )
-        for variant, mark, size, memory in (
-            ("vit_h", "4b8939", 2_564_550_879, 8),
-            ("vit_l", "0b3195", 1_249_524_607, 6),
-            ("vit_b", "01ec64", 375_042_383, 4),
+        for variant, mark, sha256, size, memory in (
+            ("vit_h", "4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879, 8),
+            ("vit_l", "0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", 1_249_524_607, 6),
+            ("vit_b", "01ec64", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383, 4),
         )
     ),
     HubModel(

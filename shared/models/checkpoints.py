@@ -1,4 +1,4 @@
-"""Checkpoints at an address, whose file name holds the beginning of their SHA-256, as Segment Anything's do."""
+"""Checkpoints at an address, such as Segment Anything's."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _WAIT_SECONDS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointModel(Model):
-    """One file at an https address; `revision` is the beginning of its SHA-256."""
+    """One file at an https address; `revision` is what its name carries."""
 
     url: str
+    sha256: str
 
     @property
     def origin(self) -> str:
@@ -33,8 +34,8 @@ class CheckpointModel(Model):
         return self.url
 
     def find(self, models_dir: Path) -> Path:
-        """Return the file's path once its digest begins as published."""
-        return checked(self.name, self._path(models_dir), self.revision)
+        """Return the file's path once its digest is right."""
+        return checked(self.name, self._path(models_dir), self.sha256)
 
     def fetch(self, models_dir: Path) -> Path:
         """Download the file, going on where an earlier download stopped."""
@@ -54,7 +55,7 @@ class CheckpointModel(Model):
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise UsageError(f"cannot bring {self.url} to {part}: {reason}: see to it, then fetch again") from None
         status = part.stat()
-        if not digest(part, status.st_size, status.st_mtime_ns).startswith(self.revision):
+        if digest(part, status.st_size, status.st_mtime_ns) != self.sha256:
             part.unlink()
             raise ModelCorruptError(f"{self.url} did not give the published file (wrong SHA-256): fetch again")
         part.replace(path)

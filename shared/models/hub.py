@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ModelCorruptError, ModelMissingError, UsageError
@@ -77,6 +78,7 @@ class HubModel(Model):
             import huggingface_hub  # noqa: PLC0415 - an extra
             from huggingface_hub.errors import (  # noqa: PLC0415 - an extra
                 GatedRepoError,
+                HFValidationError,
                 OfflineModeIsEnabled,
                 RepositoryNotFoundError,
                 RevisionNotFoundError,
@@ -91,7 +93,7 @@ class HubModel(Model):
         except GatedRepoError:
             msg = f"{self.repo} wants its terms accepted: do so on its page, set HF_TOKEN, then fetch again"
             raise UsageError(msg) from None
-        except (RepositoryNotFoundError, RevisionNotFoundError):
+        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
             raise UsageError(f"the hub has no {self.origin}: check the id, or set HF_TOKEN for a private one") from None
         except (OSError, httpx2.HTTPError) as error:
             first = str(error).partition("\n")[0]
@@ -101,7 +103,7 @@ class HubModel(Model):
         return models_dir / (self.folder or self.name)
 
     def _fetch(self, folder: Path, hub: Any) -> Path:
-        info = hub.HfApi().model_info(self.repo, revision=self.revision, files_metadata=True)
+        info = hub.HfApi().model_info(self.repo, revision=self._pinned(folder), files_metadata=True)
         files = self._choose({file.rfilename: int(file.size or 0) for file in info.siblings})
         folder.mkdir(parents=True, exist_ok=True)
         for name, size in files.items():
@@ -115,6 +117,15 @@ class HubModel(Model):
         temporary.write_text(json.dumps(record, indent=1))
         temporary.replace(folder / COMPLETE)
         return folder
+
+    def _pinned(self, folder: Path) -> str:
+        """Return the commit that an earlier fetch of this revision found, or else the revision: a branch may have moved since."""
+        try:
+            record = json.loads((folder / COMPLETE).read_text())
+            same = (record["repo"], record["revision"]) == (self.repo, self.revision)
+            return str(record["commit"]) if same else self.revision
+        except (OSError, ValueError, KeyError, TypeError):
+            return self.revision
 
     def _check_room(self, folder: Path, files: Mapping[str, int]) -> None:
         # Begun downloads lie in the folder too, and count for what is there.
@@ -136,7 +147,7 @@ class HubModel(Model):
 
     def _choose(self, files: Mapping[str, int]) -> dict[str, int]:
         """Return what to fetch of a repository's files, with their sizes. Raises `UsageError`."""
-        kept = {name: size for name, size in files.items() if not _matches(name, _UNUSED)}
+        kept = {name: size for name, size in files.items() if not _matches(name, _UNUSED) and _inside(name)}
         pipeline = "model_index.json" in kept
         parts = sorted({name.rpartition("/")[0] for name in kept}) if pipeline else [""]
         weights: list[str] = []
@@ -163,6 +174,12 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 def _matches_any(names: Iterable[str], patterns: tuple[str, ...]) -> bool:
     return any(_matches(name, patterns) for name in names)
+
+
+def _inside(name: str) -> bool:
+    # The hub refuses such names; a mirror of it may not.
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def _is_commit(revision: str) -> bool:

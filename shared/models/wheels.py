@@ -85,7 +85,7 @@ class WheelModel(Model):
 
 
 def checked(name: str, path: Path, sha256: str) -> Path:
-    """Return the path of a model's file once its SHA-256 begins as published. Raises `ModelMissingError`, `ModelCorruptError`."""
+    """Return the path of a model's file once its SHA-256 is the published one. Raises `ModelMissingError`, `ModelCorruptError`."""
     try:
         status = path.stat()
         found = digest(path, status.st_size, status.st_mtime_ns)
@@ -93,7 +93,7 @@ def checked(name: str, path: Path, sha256: str) -> Path:
         raise ModelMissingError(f"model {name} is not at {path}: run `vitrina models fetch {name}`") from None
     except OSError as error:
         raise ModelMissingError(f"cannot read {path}: {error.strerror}: set VITRINA_MODELS_DIR") from None
-    if not found.startswith(sha256):
+    if found != sha256:
         msg = f"{path} is not the published file (wrong SHA-256): delete it and run `vitrina models fetch {name}`"
         raise ModelCorruptError(msg)
     return path

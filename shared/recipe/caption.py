@@ -13,7 +13,7 @@ MAX_LANGUAGES = 20
 Language = Literal["en", "ru"]
 LanguageCode = Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")]
 """ISO 639."""
-Word = Annotated[str, Field(min_length=1, max_length=60)]
+Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
 
 
 class LabelsCaption(ModelSection):
@@ -45,11 +45,11 @@ class Blip2Caption(ModelSection):
     """What is described: the finished picture, the cut-out on white, or the photo."""
     prompt: Annotated[str, Field(max_length=300)] = ""
     """The beginning of the sentence, or a question."""
-    max_tokens: int = Field(default=30, ge=1, le=200)
+    max_tokens: int = Field(default=30, ge=4, le=200)
     beams: int = Field(default=1, ge=1, le=8)
     languages: tuple[LanguageCode, ...] = Field(default=("en", "ru"), min_length=1, max_length=MAX_LANGUAGES)
     translators: dict[LanguageCode, Weights] = Field(default_factory=dict, max_length=MAX_LANGUAGES)
-    """Models from English by language; `opus-mt-en-<language>` where none is given."""
+    """Models from English by language; `opus-mt-en-<language>` where none is given. One that writes several is told which."""
     stop_words: tuple[Word, ...] = Field(default=(), max_length=1000)
     """Words, such as brand names that the model invents, that no caption may hold."""
 
@@ -68,7 +68,8 @@ class VlmCaption(ModelSection):
     source: Literal["image", "cutout", "source"] = "image"
     instructions: Annotated[str, Field(max_length=2000)] = ""
     """Added to what the model is asked: tone of voice, what to leave out."""
-    max_tokens: int = Field(default=400, ge=16, le=2000)
+    max_tokens: int = Field(default=800, ge=16, le=2000)
+    """Of a whole answer: two languages are about 450."""
     languages: tuple[LanguageCode, ...] = Field(default=("en", "ru"), min_length=1, max_length=MAX_LANGUAGES)
     stop_words: tuple[Word, ...] = Field(default=(), max_length=1000)
 

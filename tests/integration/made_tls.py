@@ -49,11 +49,14 @@ class Authority:
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         made = made.add_extension(known, critical=False).add_extension(issuer, critical=False)
         if isinstance(extension, x509.BasicConstraints):
-            usage = dict.fromkeys(
-                ["content_commitment", "key_encipherment", "data_encipherment", "key_agreement"]
-                + ["encipher_only", "decipher_only", "digital_signature"],
-                False,
+            others = (
+                "content_commitment",
+                "key_encipherment",
+                "data_encipherment",
+                "key_agreement",
+                "digital_signature",
             )
+            usage = dict.fromkeys((*others, "encipher_only", "decipher_only"), False)
             made = made.add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
         return made.sign(self._key, hashes.SHA256())
 
@@ -79,12 +82,16 @@ def tls_proxy(target: int, authority: Authority) -> Iterator[int]:
                 threading.Thread(target=serve, args=(client,), daemon=True).start()
 
         def serve(client: socket.socket) -> None:
-            with suppress(OSError), client, socket.create_connection(("127.0.0.1", target)) as plain:
-                with context.wrap_socket(client, server_side=True) as secure:
-                    back = threading.Thread(target=pump, args=(plain, secure), daemon=True)
-                    back.start()
-                    pump(secure, plain)
-                    back.join(5)
+            with (
+                suppress(OSError),
+                client,
+                socket.create_connection(("127.0.0.1", target)) as plain,
+                context.wrap_socket(client, server_side=True) as secure,
+            ):
+                back = threading.Thread(target=pump, args=(plain, secure), daemon=True)
+                back.start()
+                pump(secure, plain)
+                back.join(5)
 
         def pump(source: socket.socket, sink: socket.socket) -> None:
             with suppress(OSError):

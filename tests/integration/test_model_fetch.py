@@ -54,6 +54,7 @@ REPOS = {
     "old": {"config.json": b"{}", "pytorch_model.bin": b"pickle", "rust_model.ot": b"other"},
     "unsafe": {"model_index.json": b"{}", "vae/model.bin": b"pickle", "unet/model.safetensors": b"safe"},
     "empty": {"config.json": b"{}"},
+    "hostile": {"model.safetensors": b"safe", "../outside.json": b"{}", "/outside.json": b"{}"},
 }
 
 
@@ -64,6 +65,7 @@ class Server(BaseHTTPRequestHandler):
     weights: ClassVar[bytes] = b"0123456789" * 1000
     asked: ClassVar[list[str]] = []
     ranges: ClassVar[list[str]] = []
+    revisions: ClassVar[list[str]] = []
     damaged: ClassVar[set[str]] = set()
     """Files that arrive in their size with other bytes."""
     cut: ClassVar[list[int]] = []
@@ -85,6 +87,7 @@ class Server(BaseHTTPRequestHandler):
             if files is None:
                 self.refuse()
             elif found[2] == "revision":
+                self.revisions.append(path.rpartition("/")[2])
                 siblings = [described(name, data) for name, data in files.items()]
                 body = {"id": f"shop/{found[1]}", "sha": COMMIT, "siblings": siblings}
                 self.send(json.dumps(body).encode(), head=head)
@@ -145,7 +148,7 @@ def described(name: str, data: bytes) -> dict[str, Any]:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    for state in (Server.asked, Server.ranges, Server.damaged, Server.cut):
+    for state in (Server.asked, Server.ranges, Server.revisions, Server.damaged, Server.cut):
         state.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         running.daemon_threads = True
@@ -226,6 +229,35 @@ def test_what_a_worker_reads_is_fetched_and_nothing_else(
     Server.asked.clear()
     assert fetch(tmp_path, server, repo).returncode == 0
     assert Server.asked == []
+
+
+def test_a_model_is_mended_from_the_commit_it_came_from(tmp_path: Path, server: str) -> None:
+    """A branch may have moved since; only another branch is looked up anew."""
+    assert fetch(tmp_path, server).returncode == 0
+    assert Server.revisions[0] == "main"
+    (tmp_path / "toy" / "model_index.json").unlink()
+    Server.revisions.clear()
+    assert fetch(tmp_path, server).returncode == 0
+    assert set(Server.revisions) == {COMMIT}
+    (tmp_path / "toy" / "model_index.json").unlink()
+    Server.revisions.clear()
+    assert fetch(tmp_path, server, revision="other").returncode == 0
+    assert Server.revisions[0] == "other"
+
+
+def test_a_repository_writes_nothing_outside_its_folder(tmp_path: Path, server: str) -> None:
+    """Whatever its files are called."""
+    (tmp_path / "outside.json").write_text("ours")
+    done = fetch(tmp_path, server, "hostile")
+    assert done.returncode == 0, done.stderr
+    assert set(Server.asked) == {"model.safetensors"}
+    assert (tmp_path / "outside.json").read_text() == "ours"
+
+
+def test_an_id_that_the_hub_cannot_have_is_told_in_one_line(tmp_path: Path, server: str) -> None:
+    done = fetch(tmp_path, server, "two--dashes")
+    assert "the hub has no shop/two--dashes@main" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_part_of_a_hub_model_never_passes_for_the_whole(tmp_path: Path, server: str) -> None:
@@ -315,17 +347,18 @@ def checkpoint(server: str, digest: str) -> CheckpointModel:
     return CheckpointModel(
         name="sam-toy",
         stage="segmentation",
-        revision=digest[:6],
+        revision="abcdef",
+        sha256=digest,
         licence="MIT",
         commercial=True,
         size=1,
         memory=1,
-        url=f"{server}/sam_vit_h_{digest[:6]}.pth",
+        url=f"{server}/sam_vit_h_abcdef.pth",
     )
 
 
 def test_a_checkpoint_goes_on_where_it_stopped(tmp_path: Path, server: str) -> None:
-    """And is compared with the digest that its name carries."""
+    """And is compared with the published digest: what its name carries is of another kind."""
     model = checkpoint(server, hashlib.sha256(Server.weights).hexdigest())
     part = tmp_path / "sam-toy" / f"sam_vit_h_{model.revision}.pth.part"
     part.parent.mkdir()

@@ -92,6 +92,7 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "another stage's task": (lambda good: hostile(good, headers__task="captioning"), "a task of captioning"),
     "no id": (lambda good: hostile(good, headers__id=None), "headers.id must be text"),
     "a wrong date": (lambda good: hostile(good, headers__eta="soon"), "headers.eta"),
+    "waiting for ever": (lambda good: hostile(good, headers__eta="2999-01-01T00:00:00+00:00"), "to wait until 2999"),
     "body of noise": (lambda good: hostile(good, body="%%%"), "its body is not"),
     "body deeply nested": (
         lambda good: hostile(good, body=base64.b64encode(DEEP[:40_000].encode()).decode()),
@@ -160,7 +161,7 @@ def worker(folder: Path, settings: Settings) -> Iterator[Callable[[], str]]:
 
 def test_hostile_messages_leave_the_queue_with_a_line_each(tmp_path: Path, broker: Broker, genuine: bytes) -> None:
     """No poison loop, no traceback, nothing raw in the log; the item behind them all is made."""
-    settings = Settings(broker=broker.url, visibility_timeout=2)
+    settings = Settings(broker=broker.url, visibility_timeout=1)
     app = make_app(settings)
     with connect(settings) as client:
         catalogue = Catalogue(tmp_path, settings, app, client)
@@ -201,7 +202,7 @@ def vitrina(*arguments: str, cwd: Path, **environment: str) -> subprocess.Comple
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[tuple[Path, str]]:
+def shop(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> tuple[Path, str]:
     """A job of photos with names and rows that mean harm, made by instant workers; its folder and id."""
     folder = tmp_path_factory.mktemp("shop")
     settings = Settings(broker=broker.url, visibility_timeout=4)
@@ -225,7 +226,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> Iterator[t
     summary = json.loads(done.stdout.splitlines()[-1])
     assert (summary["done"], summary["failed"]) == (3, 2), done.stderr
     (folder / "stderr").write_text(done.stderr)
-    yield folder, summary["job"]
+    return folder, summary["job"]
 
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -309,3 +310,19 @@ def test_an_edited_record_names_no_other_file(shop: tuple[Path, str], broker: Br
     assert "secret" not in done.stdout
     vitrina("report", job, "--to", "again.html", cwd=folder, VITRINA_BROKER=broker.url)
     assert "secret" not in (folder / "again.html").read_text()
+
+
+def test_secrets_are_neither_told_nor_helped_to(tmp_path: Path) -> None:
+    """Not by `--help`, not by a broker or storage that is away, not by a setting that is wrong beside them."""
+    secret = "open-sesame"  # noqa: S105 - the test's own
+    given = {
+        "VITRINA_BROKER": f"redis://:{secret}@127.0.0.1:1/0",
+        "VITRINA_FLOWER_AUTH": f"boss:{secret}",
+        "VITRINA_ACCESS_KEY_ID": "key",
+        "VITRINA_SECRET_ACCESS_KEY": secret,
+        "VITRINA_ENDPOINT_URL": "http://127.0.0.1:1",
+    }
+    for arguments, more in ((("run", "--help"), {}), (("doctor",), {}), (("up",), {"VITRINA_WINDOW": "none"})):
+        done = vitrina(*arguments, cwd=tmp_path, **given | more)
+        assert done.stdout + done.stderr
+        assert secret not in done.stdout + done.stderr

@@ -8,14 +8,17 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from kombu.exceptions import OperationalError
 from made_jobs import Workers
 from made_tls import Authority, tls_proxy
 
 from producer.embedded import Broker, S3Server
-from shared.connection import connect
+from shared.broker import make_app
+from shared.connection import broker_errors, connect
+from shared.errors import BrokerError
 from shared.keys import STAGES
 from shared.settings import Settings
 from shared.storage import open_storage
@@ -109,35 +112,27 @@ def test_a_job_runs_over_tls_alone(tmp_path: Path, secured: Secured, monkeypatch
     ],
     ids=["an authority that nobody knows", "a name that is not the certificate's", "a wrong password"],
 )
-def test_a_broker_that_is_not_the_right_one_is_refused(
-    tmp_path: Path, secured: Secured, address: dict[str, object], words: str
-) -> None:
-    """In one line, without the password."""
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").write_bytes(b"photo")
-    environment = secured.environment(secured.broker(**address))  # type: ignore[arg-type] # by name
-    done = vitrina(tmp_path, environment, "submit", "photos", "--out", "out")
-    assert done.returncode == 1
-    assert words in done.stderr.lower()
-    assert "Traceback" not in done.stderr
-    assert PASSWORD not in done.stderr
-    assert "guess" not in done.stderr
+def test_a_broker_that_is_not_the_right_one_is_refused(secured: Secured, address: dict[str, Any], words: str) -> None:
+    """With the reason, and without the password."""
+    settings = Settings(broker=secured.broker(**address))
+    with connect(settings, quick=True) as client, pytest.raises(BrokerError) as caught, broker_errors():
+        client.ping()
+    assert words in str(caught.value).lower()
+    assert PASSWORD not in str(caught.value)
+    assert "guess" not in str(caught.value)
 
 
 def test_the_queues_check_the_certificate_too(secured: Secured) -> None:
     """They are another connection than the progress, made by another library."""
-    from kombu.exceptions import OperationalError  # noqa: PLC0415 - used here alone
-
-    from shared.broker import make_app  # noqa: PLC0415 - used here alone
-
-    for address in ({"trusted": False}, {"host": "127.0.0.1"}):
-        app = make_app(Settings(broker=secured.broker(**address)))  # type: ignore[arg-type] # by name
+    wrong: list[dict[str, Any]] = [{"trusted": False}, {"host": "127.0.0.1"}]
+    for address in wrong:
+        app = make_app(Settings(broker=secured.broker(**address)))
         with app.connection_for_write() as connection, pytest.raises(OperationalError, match=r"(?i)certificate"):
-            connection.ensure_connection(max_retries=1, timeout=5)
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=5)
         app.close()
     app = make_app(Settings(broker=secured.broker()))
     with app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, timeout=5)
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=5)
     app.close()
 
 

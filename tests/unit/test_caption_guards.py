@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.captioning.answers import AnswerError, question, read_answer, repair
-from workers.captioning.guards import caption_faults, loops, translation_faults
+from workers.captioning.answers import AnswerError, Entry, objections, question, read_answer, repair
+from workers.captioning.guards import caption_faults, foreign, loops, translation_faults, words
 
 GOOD = "a pair of white plimsolls with red soles"
 
@@ -26,6 +26,12 @@ GOOD = "a pair of white plimsolls with red soles"
         (" ".join(f"word{i}" for i in range(81)), ["caption_long"]),
         ("a NIKE shoe", ["caption_stop_word"]),
         ("a nikea shoe", []),
+        ("LED 12 V, 40 x 60, 5000 K", []),
+        ("सफ़ेद पृष्ठभूमि पर लाल जूता", []),
+        ("รองเท้าสีแดงบนพื้นหลังสีขาว", []),
+        ("红鞋红鞋红鞋红鞋红鞋红鞋", ["caption_loop"]),
+        ("a shoooooooooe", ["caption_loop"]),
+        ("10000000 pixels", []),
     ],
 )
 def test_captions_are_judged(text: str, faults: list[str]) -> None:
@@ -36,6 +42,34 @@ def test_captions_are_judged(text: str, faults: list[str]) -> None:
 def test_an_answer_after_a_one_word_prompt_is_no_echo() -> None:
     """Most captions begin with an article."""
     assert caption_faults("a red shoe", "a") == []
+
+
+def test_a_caption_without_an_end_is_cut() -> None:
+    """However well it begins."""
+    assert caption_faults("a red shoe on a", ended=False) == ["caption_cut"]
+
+
+def test_marks_belong_to_their_words() -> None:
+    """Vowels of Hindi are marks, and no ends of words."""
+    assert words("लाल जूता, 2 Paar") == ["लाल", "जूता", "2", "paar"]
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "told"),
+    [
+        ("красные кеды", "en", True),
+        ("red plimsolls", "en", False),
+        ("red plimsolls", "ru", True),
+        ("红色帆布鞋 Converse", "zh", False),
+        ("red plimsolls", "zh", True),
+        ("赤いスニーカー", "ja", False),
+        ("red plimsolls", "am", False),
+        ("", "ru", False),
+    ],
+)
+def test_another_script_tells_that_a_text_is_not_in_its_language(text: str, language: str, *, told: bool) -> None:
+    """Where the script is known; names may stay as they are."""
+    assert foreign(text, language) is told
 
 
 @pytest.mark.parametrize(
@@ -97,7 +131,9 @@ def test_answers_are_found_in_what_models_wrap_them_in(text: str) -> None:
         (f'{{"en": {ENTRY}}}', "ru are missing"),
         (f'{{"en": {ENTRY}, "ru": {{"title": "Кружка"}}}}', "description: field required"),
         (f'{{"en": {ENTRY}, "ru": {{"title": " ", "description": "x", "alt_text": "y"}}}}', "title: "),
-        ("{" * 5000, "not one JSON object"),
+        ("{" * 5000, "be briefer"),
+        (f'{{"en": {ENTRY}, "ru": {{"title": "Круж', "be briefer"),
+        ('{"en": {"title": "\\ud83d", "description": "x", "alt_text": "y"}, "ru": {}}', "title: "),
     ],
 )
 def test_answers_that_cannot_be_used_say_what_to_change(text: str, said: str) -> None:
@@ -105,7 +141,14 @@ def test_answers_that_cannot_be_used_say_what_to_change(text: str, said: str) ->
     with pytest.raises(AnswerError) as caught:
         read_answer(text, ["en", "ru"])
     assert said in str(caught.value)
-    assert said in repair(caught.value)
+    assert said in repair(str(caught.value))
+
+
+def test_objections_name_the_words_that_must_go() -> None:
+    """Those that were written, of a list that may be long."""
+    entry = Entry(title="Nike shoe", description="A shoe.", alt_text="A shoe")
+    said = objections(["caption_stop_word", "translation_missing"], {"en": entry}, ["Adidas", "nike"])
+    assert said == "these words must not appear: nike; a text is not in the language of its key"
 
 
 def test_the_question_names_the_languages_and_what_the_merchant_knows() -> None:

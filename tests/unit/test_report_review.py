@@ -150,8 +150,8 @@ def _after_clicks(folder: Path, page: str, clicks: str) -> str:
 
 
 def test_what_a_reviewer_rejects_becomes_a_manifest(tmp_path: Path) -> None:
-    """The saved list is one that `--manifest` takes, with what the first manifest said and columns for a better prompt."""
-    fields = {"id": "7", "title": 'Чашка, "синяя"', "points": [[5, 6, 1]], "mask_etag": "0f"}
+    """The saved list is one that `--manifest` takes, with what the first manifest said and columns for a better prompt; no spreadsheet runs it."""
+    fields = {"id": "=7+1", "title": 'Чашка, "синяя"', "points": [[5, 6, 1]], "mask_etag": "0f"}
     cards = [
         replace(DOUBT, key="a,b.jpg", fields=fields),
         replace(DOUBT, index=1, key="\u202ec.jpg"),
@@ -172,6 +172,7 @@ def test_what_a_reviewer_rejects_becomes_a_manifest(tmp_path: Path) -> None:
     assert Manifest(path).check() == 2
     rows = [row for _, row in Manifest(path)._rows()]
     assert [row["key"] for row in rows] == ["a,b.jpg", "\u202ec.jpg"]
-    assert (rows[0]["id"], rows[0]["title"], rows[0]["points"]) == ("7", 'Чашка, "синяя"', "[[5,6,1]]")
+    assert ",'=7+1," in html.unescape(saved)
+    assert (rows[0]["id"], rows[0]["title"], rows[0]["points"]) == ("=7+1", 'Чашка, "синяя"', "[[5,6,1]]")
     assert {"box", "mask"} <= rows[0].keys()
     assert "mask_etag" not in rows[0]

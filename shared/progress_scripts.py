@@ -1,0 +1,60 @@
+"""What changes a job's progress in more than one place at once: Lua scripts that Redis runs in one step."""
+
+from __future__ import annotations
+
+_FORGET_FAILURE = """
+local function forget_failure(failures, reasons, index)
+  local old = redis.call('HGET', failures, index)
+  if old then
+    redis.call('HINCRBY', reasons, cjson.decode(old)['reason'], -1)
+    redis.call('HDEL', failures, index)
+  end
+end
+"""
+# A failure never overwrites a finished item: a message delivered twice may fail the second time. KEYS: failures, done, info, reasons.
+# ARGV: index, failure, its reason, seconds to keep.
+FAIL = (
+    _FORGET_FAILURE
+    + """
+if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
+forget_failure(KEYS[1], KEYS[4], ARGV[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('HINCRBY', KEYS[4], ARGV[3], 1)
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('EXPIRE', KEYS[4], ARGV[4])
+redis.call('HSET', KEYS[3], 'changed', redis.call('TIME')[1])
+return 1
+"""
+)
+# In one step, so that no count ever sees an item both done and failed. KEYS: done, attempts, ran in an earlier stage, ran, review,
+# failures, info, reasons. ARGV: index, whether this stage ran, whether to review, whether it is the last stage.
+FINISH = (
+    _FORGET_FAILURE
+    + """
+if ARGV[4] == '0' then
+  if ARGV[2] == '1' then redis.call('SETBIT', KEYS[3], ARGV[1], 1) end
+else
+  if ARGV[2] == '1' or redis.call('GETBIT', KEYS[3], ARGV[1]) == 1 then redis.call('SETBIT', KEYS[4], ARGV[1], 1) end
+  if ARGV[3] == '1' then redis.call('SETBIT', KEYS[5], ARGV[1], 1) end
+  forget_failure(KEYS[6], KEYS[8], ARGV[1])
+  redis.call('HSET', KEYS[7], 'changed', redis.call('TIME')[1])
+end
+redis.call('SETBIT', KEYS[1], ARGV[1], 1)
+redis.call('HDEL', KEYS[2], ARGV[1], ARGV[1] .. ':alone')
+"""
+)
+# Items are to be run again from some stage on. KEYS: failures, reasons, ran in an earlier stage, ran, review, then of each such stage
+# done and attempts. ARGV: the indices.
+FORGET = (
+    _FORGET_FAILURE
+    + """
+for _, index in ipairs(ARGV) do
+  forget_failure(KEYS[1], KEYS[2], index)
+  for i = 3, 5 do redis.call('SETBIT', KEYS[i], index, 0) end
+  for i = 6, #KEYS, 2 do
+    redis.call('SETBIT', KEYS[i], index, 0)
+    redis.call('HDEL', KEYS[i + 1], index, index .. ':alone')
+  end
+end
+"""
+)

@@ -1,0 +1,50 @@
+"""What a model wrote, and what a photo is called, is text in a feed."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+from xml.dom import minidom
+
+import pytest
+
+from producer.export import FeedOptions, join
+from producer.export.rows import Columns
+from producer.results import Result
+from shared.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOSTILE = "]]><script>alert('1')</script><!-- & \x00\x1b[2J\ud800 \"x\""
+SHOWN = "]]><script>alert('1')</script><!-- & [2J \"x\""
+FEEDS = {
+    "google-xml": (
+        "<rss xmlns:g='http://base.google.com/ns/1.0'><item><id>1</id><a>&lt;b&gt;</a><!-- c --></item></rss>",
+        "g:content",
+        "g:image_link",
+    ),
+    "yml": ('<shop><offer id="1"><a>&lt;b&gt;</a></offer></shop>', "description", "picture"),
+}
+
+
+@pytest.mark.parametrize("kind", FEEDS)
+def test_hostile_text_is_text_in_a_feed(tmp_path: Path, kind: str) -> None:
+    """No element comes of it; what XML cannot hold is left out; a key cannot leave its link."""
+    text, place, link = FEEDS[kind]
+    path = tmp_path / "feed.xml"
+    path.write_text(text)
+    key = 'a"><b>/../x?y#z.jpg'
+    result = Result(
+        0, key, "done", fields={"id": "1"}, captions={"en": HOSTILE}, outputs={"image": key}, size=(200, 200)
+    )
+    made = io.BytesIO()
+    told = join(kind, path, iter([result]), Columns(Recipe(), "https://cdn.example/c"), FeedOptions(), made)
+    assert told.joined == 1
+    page = minidom.parseString(made.getvalue())  # noqa: S318 - what was just written
+    (said,) = page.getElementsByTagName(place)
+    assert said.firstChild.data == SHOWN  # type: ignore[union-attr] # a text
+    assert not page.getElementsByTagName("script")
+    (address,) = page.getElementsByTagName(link)
+    assert set(address.firstChild.data) & set('"<>?#') == set()  # type: ignore[union-attr] # as above
+    assert page.getElementsByTagName("a")[0].firstChild.data == "<b>"  # type: ignore[union-attr] # as above
