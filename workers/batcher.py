@@ -166,7 +166,7 @@ class Batcher(Generic[Input, Output]):
             future.set_result(output)
 
     def _recover(self, bucket: Hashable, batch: list[tuple[Input, Pending[Output]]], error: Exception) -> None:
-        out_of_memory = _is_out_of_memory(error)
+        out_of_memory = is_out_of_memory(error)
         if len(batch) == 1:
             failure = OutOfMemoryError(f"one picture alone does not fit: {error}") if out_of_memory else error
             batch[0][1].set_exception(failure)
@@ -190,6 +190,7 @@ class Batcher(Generic[Input, Output]):
                 self._on_wedged(time.monotonic() - began)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether a model ran out of the machine's or the device's memory."""
     # torch is not imported here; its error is known by name.
     return isinstance(error, (MemoryError, OutOfMemoryError)) or type(error).__name__ == "OutOfMemoryError"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.connection import connect
-from shared.errors import JobForgottenError, MaskMissingError, ObjectMissingError, SourceChangedError
+from shared.errors import JobForgottenError, MaskMissingError, ObjectMissingError, OutOfMemoryError, SourceChangedError
 from shared.jobs import PAGE, Job, read_page
 from shared.keys import STAGES, StageName, mask_key
 from shared.pictures import pixels
@@ -21,7 +21,7 @@ from shared.progress import Progress
 from shared.provenance import Provenance
 from shared.storage import open_storage
 from workers import metrics
-from workers.batcher import Batcher, BatcherClosedError, Pending
+from workers.batcher import Batcher, BatcherClosedError, Pending, is_out_of_memory
 from workers.memory import BYTES_PER_PIXEL, SHARE, Budget, machine_bytes
 from workers.registry import make_model
 from workers.stage import Result, Work
@@ -131,7 +131,10 @@ class Runner:
             batcher.hand_back()
 
     def model(self, section: ModelSection) -> tuple[Model[Any, Any], Batcher[Any, Any]]:
-        """Return the loaded model that a section chooses and its batcher, loading it on first use. Raises `ModelMissingError`, `ModelCorruptError`."""
+        """Return the loaded model that a section chooses and its batcher, loading it on first use.
+
+        Raises `ModelMissingError`, `ModelCorruptError`, `OutOfMemoryError`.
+        """
         identity, name = section.identity(), section.model
         with self._loading:
             if identity in self._models:
@@ -139,8 +142,7 @@ class Runner:
             else:
                 self._make_room()
                 start = time.perf_counter()
-                model = self._make(self.stage, section, self.settings)
-                model.load(self.settings.device, self.settings.threads_per_model())
+                model = self._load(section)
                 batcher = Batcher(
                     self._counted(model),
                     model.bucket,
@@ -152,6 +154,17 @@ class Runner:
                 metrics.loaded(self.stage, name, seconds)
                 log.info("loaded %s", name, extra={"action": "loaded", "stage": self.stage, "seconds": seconds})
             return self._models[identity]
+
+    def _load(self, section: ModelSection) -> Model[Any, Any]:
+        model = self._make(self.stage, section, self.settings)
+        try:
+            model.load(self.settings.device, self.settings.threads_per_model())
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            msg = f"model {section.model} does not fit the memory of device {self.settings.device!r}: free it, or choose a smaller model"
+            raise OutOfMemoryError(msg) from error
+        return model
 
     def _make_room(self) -> None:
         while len(self._models) >= self.settings.models_kept:

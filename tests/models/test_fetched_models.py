@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from shared.models import HubModel
 from shared.recipe import Blip2Caption, DiffusionBackground, VlmCaption
-from workers.captioning.blip2 import read_blip2
+from workers.captioning.blip2 import read_blip2, read_processors
 from workers.captioning.translation import Translator
 from workers.captioning.vlm import VlmModel
 from workers.inpainting.diffusion.engine import load_engine
@@ -131,7 +131,9 @@ def test_a_fetched_kandinsky_loads_with_its_prior(tmp_path: Path) -> None:
 def test_a_fetched_blip2_loads(tmp_path: Path, writer: Any) -> None:
     """Its shards, its processor, its tokenizer."""
     folder = fetched(save_blip2(tmp_path / "blip2", writer=writer), tmp_path / "models")
-    _, network = read_blip2(folder, Blip2Caption(model="blip2"), CPU, torch.float32)
+    _, tokenizer = read_processors(folder, "blip2")
+    network = read_blip2(folder, Blip2Caption(model="blip2"), CPU, torch.float32)
+    assert tokenizer("a shoe")["input_ids"]
     assert network.config.image_token_index is not None
 
 

@@ -1,33 +1,25 @@
-"""BLIP-2, MarianMT and vision-language models: tiny random weights of the real classes through the production path."""
+"""BLIP-2: tiny random weights of the real classes through the production path."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
+from made_captions import LIMITS, cut_short, damage, work
 
 from shared.errors import ModelCorruptError, UnreadablePictureError, UsageError
-from shared.pictures import encode_png
-from shared.recipe import Blip2Caption, Recipe, VlmCaption
+from shared.recipe import Blip2Caption, Recipe
 from workers.batcher import Batcher
-from workers.captioning import blip2, translation
+from workers.captioning import blip2
 from workers.captioning.blip2 import Blip2Model, Described, prompt_ids
-from workers.captioning.translation import Translator
-from workers.captioning.vlm import VlmModel
-from workers.random_models.language import save_blip2, save_marian, save_vlm
+from workers.random_models.language import save_blip2, save_marian
 from workers.stage import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-CPU = torch.device("cpu")
-LIMITS = {"max_bytes": 50_000_000, "max_pixels": 64_000_000}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +32,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "opt": save_blip2(root / "opt"),
         "t5": save_blip2(root / "t5", writer="t5"),
         "marian": save_marian(root / "marian"),
-        "vlm": save_vlm(root / "vlm"),
     }
 
 
@@ -49,12 +40,6 @@ def blip2_recipe(folders: dict[str, Path], writer: str = "opt", **options: Any) 
     if "ru" in caption.get("languages", ("en", "ru")):
         caption["translators"] = {"ru": str(folders["marian"])}
     return Recipe.from_mapping({"caption": caption})
-
-
-def work(recipe: Recipe, seed: int = 0, *, alpha: bool = False, fields: dict[str, Any] | None = None) -> Work:
-    pixels = np.random.default_rng(seed).integers(0, 255, (48, 40, 4 if alpha else 3), np.uint8)
-    data = encode_png(Image.fromarray(pixels))
-    return Work("a.png", recipe, data, {"image": data, "cutout": data}, fields=fields or {})
 
 
 def loaded(recipe: Recipe, folder: Path) -> Blip2Model:
@@ -145,6 +130,47 @@ def test_a_prompt_stands_after_the_picture(folders: dict[str, Path], tmp_path: P
     assert prompt_ids(config, tokenizer, "a photo of")[: len(picture)] == picture
     assert tokenizer.decode(prompt_ids(config, tokenizer, "a photo of"), skip_special_tokens=True) == "a photo of"
     assert model.infer([model.prepare(work(recipe))])[0].captions["en"] != "a photo of"
+    assert prompt_ids(config, tokenizer, "<image> a")[: len(picture) + 2] == prompt_ids(config, tokenizer, " a")[:-1]
+    config.text_config.bos_token_id = None
+    assert prompt_ids(config, tokenizer, "") == [*picture, *tokenizer("")["input_ids"]]
+
+
+@pytest.mark.parametrize("prompt", ["", "a photo of"])
+def test_a_caption_that_does_not_end_within_its_tokens_is_cut(
+    folders: dict[str, Path], tmp_path: Path, prompt: str
+) -> None:
+    """One that does is whole; the prompt, which may hold the mark of the end, does not count."""
+    recipe = blip2_recipe(folders, languages=["en"], prompt=prompt)
+    model = loaded(recipe, tmp_path)
+    item = model.prepare(work(recipe))
+    [(text, ended)] = model._describe([item.pixels], item.settings, {})
+    assert not ended
+    first = model._tokenizer(text[0], add_special_tokens=False)["input_ids"][0]
+    model._network.language_model.generation_config.eos_token_id = [first]
+    assert model._describe([item.pixels], item.settings, {})[0][1]
+
+
+def test_a_tokenizer_is_read_as_its_file_says(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The published models name classes that would build other tokenizers than were trained with."""
+    copy = damage(folders["t5"], tmp_path / "copy")
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "T5Tokenizer"}))
+    _, tokenizer = blip2.read_processors(copy, str(copy))
+    _, published = blip2.read_processors(folders["t5"], "t5")
+    assert tokenizer("a shoe")["input_ids"] == published("a shoe")["input_ids"]
+
+
+@pytest.mark.parametrize("writer", ["opt", "t5"])
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_half_precision_describes(folders: dict[str, Path], tmp_path: Path, writer: str, precision: str) -> None:
+    """The parts that stay in full precision take what the others give."""
+    recipe = blip2_recipe(folders, writer, languages=["en"], precision=precision)
+    model = loaded(recipe, tmp_path)
+    half = getattr(torch, precision)
+    assert (
+        model._network.vision_model.dtype == model._network.language_model.get_input_embeddings().weight.dtype == half
+    )
+    assert model.infer([model.prepare(work(recipe))])[0].captions["en"]
 
 
 @pytest.mark.parametrize("source", ["image", "cutout", "source"])
@@ -179,23 +205,6 @@ def test_eight_bits_need_a_gpu(folders: dict[str, Path], tmp_path: Path) -> None
         loaded(recipe, tmp_path)
 
 
-def damage(folder: Path, copy: Path, name: str, change: dict[str, Any] | None = None) -> Path:
-    """Copy a model without one of its weights, or with its configuration changed."""
-    copy.mkdir()
-    for path in folder.iterdir():
-        if path.is_file():
-            (copy / path.name).write_bytes(path.read_bytes())
-    if name:
-        weights = load_file(copy / "model.safetensors")
-        found = next(key for key in weights if key.endswith(name))
-        del weights[found]
-        save_file(weights, copy / "model.safetensors", {"format": "pt"})
-    if change:
-        config = json.loads((copy / "config.json").read_text())
-        (copy / "config.json").write_text(json.dumps(config | change))
-    return copy
-
-
 def test_a_model_with_a_weight_missing_is_refused(folders: dict[str, Path], tmp_path: Path) -> None:
     """Random weights in its place would give fluent nonsense and no error."""
     recipe = blip2_recipe(folders, languages=["en"])
@@ -204,121 +213,10 @@ def test_a_model_with_a_weight_missing_is_refused(folders: dict[str, Path], tmp_
         loaded(
             recipe.model_copy(update={"caption": recipe.caption.model_copy(update={"weights": str(copy)})}), tmp_path
         )
-    whole = damage(folders["marian"], tmp_path / "untied", "", {"tie_word_embeddings": False})
-    with pytest.raises(ModelCorruptError, match="lacks weights"):
-        Translator(whole, str(whole), "ru", CPU, torch.float32)
-    with pytest.raises(ModelCorruptError, match="is no opus-mt model"):
-        Translator(tmp_path, "opus-mt-en-xx", "xx", CPU, torch.float32)
 
 
-def test_a_preset_that_translates_nonsense_is_refused(folders: dict[str, Path]) -> None:
-    """A fixed sentence is translated at the start; random weights cannot know what is red and white."""
-    with pytest.raises(ModelCorruptError, match="translates 'A red shoe on a white background"):
-        Translator(folders["marian"], "opus-mt-en-ru", "ru", CPU, torch.float32)
-
-
-def test_translations_keep_their_order_whatever_their_length(folders: dict[str, Path]) -> None:
-    """Batched as one by one; an empty text is not translated."""
-    translator = Translator(folders["marian"], str(folders["marian"]), "ru", CPU, torch.float32)
-    texts = ["a red shoe", "", "the photo of a small bag on a table with a handle", "a mug"]
-    together, _ = translator.translate(texts)
-    assert together == [translator.translate([text])[0][0] for text in texts]
-    assert together[1] == ""
-
-
-def test_a_translation_is_made_again_while_something_is_wrong_with_it(
-    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bounded, and only that one."""
-    translator = Translator(folders["marian"], str(folders["marian"]), "ru", CPU, torch.float32)
-    batches: list[list[str]] = []
-
-    def once(texts: list[str], _: object) -> list[str]:
-        batches.append(texts)
-        return ["красный ботинок" if text == "a red shoe" else text for text in texts]
-
-    monkeypatch.setattr(translator, "_once", once)
-    done, faults = translator.translate(["a red shoe", "a blue mug"])
-    assert done == ["красный ботинок", "a blue mug"]
-    assert faults == [[], ["translation_missing"]]
-    assert [len(batch) for batch in batches] == [2] + [1] * (len(translation.ATTEMPTS) - 1)
-
-
-def vlm_recipe(folders: dict[str, Path], **options: Any) -> Recipe:
-    return Recipe.from_mapping(
-        {
-            "caption": {
-                "model": "vlm",
-                "weights": str(folders["vlm"]),
-                "max_tokens": 16,
-                "languages": ["en", "ru"],
-                **options,
-            }
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def vlm(folders: dict[str, Path]) -> VlmModel:
-    section = vlm_recipe(folders).caption
-    assert isinstance(section, VlmCaption)
-    model = VlmModel(section, folders["vlm"].parent, **LIMITS)
-    model.load("cpu", 1)
-    return model
-
-
-def test_questions_of_different_length_are_answered_as_one_by_one(folders: dict[str, Path], vlm: VlmModel) -> None:
-    """Padding on the left, pictures of different shapes."""
-    recipe = vlm_recipe(folders)
-    items = [vlm.prepare(work(recipe, seed, fields={"title": "mug " * seed})) for seed in range(3)]
-    talks = [
-        (item.picture, [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": item.question}]}])
-        for item in items
-    ]
-    assert len({item.question for item in items}) == 3
-    assert vlm._answer(talks, 8) == [vlm._answer([talk], 8)[0] for talk in talks]
-
-
-def test_an_answer_that_cannot_be_used_is_asked_for_once_more(
-    folders: dict[str, Path], vlm: VlmModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The model is shown its answer and what is wrong with it; what is still wrong then is a reason to look."""
-    recipe = vlm_recipe(folders)
-    entry = {"title": "Mug", "description": "A white mug.", "alt_text": "A mug"}
-    russian = {"title": "Кружка", "description": "Белая кружка.", "alt_text": "Кружка"}
-    good = json.dumps({"en": entry, "ru": russian})
-    talks_seen: list[list[Any]] = []
-
-    def answer(talks: Sequence[tuple[Any, list[dict[str, Any]]]], _: int) -> list[str]:
-        talks_seen.append([talk for _, talk in talks])
-        return [good, "no", "no"] if len(talks_seen) == 1 else [good, "never"]
-
-    monkeypatch.setattr(vlm, "_answer", answer)
-    items = [vlm.prepare(work(recipe, seed)) for seed in range(3)]
-    told = vlm.infer(items)
-    assert [one.attempts for one in told] == [1, 2, 2]
-    assert [len(batch) for batch in talks_seen] == [3, 2]
-    assert [message["role"] for message in talks_seen[1][0]] == ["user", "assistant", "user"]
-    results = [vlm.finish(work(recipe), item, one) for item, one in zip(items, told, strict=True)]
-    assert [result.reasons for result in results] == [(), (), ("caption_schema",)]
-    record = json.loads(results[0].artifacts["caption"].data)
-    assert record["captions"] == {"en": "A white mug.", "ru": "Белая кружка."}
-    assert record["details"]["ru"]["title"] == "Кружка"
-    assert json.loads(results[2].artifacts["caption"].data)["captions"] == {}
-
-
-def test_a_real_answer_of_random_weights_is_refused_and_not_an_error(folders: dict[str, Path], vlm: VlmModel) -> None:
-    """From the picture to the record through the real model."""
-    recipe = vlm_recipe(folders)
-    task = work(recipe)
-    item = vlm.prepare(task)
-    result = vlm.finish(task, item, vlm.infer([item])[0])
-    assert result.reasons == ("caption_schema",)
-    assert "JSON" in result.measures["problem"]
-
-
-def test_a_folder_that_is_no_such_model_is_told(tmp_path: Path, folders: dict[str, Path]) -> None:
-    section = VlmCaption(model="vlm", weights=str(tmp_path))
-    with pytest.raises(ModelCorruptError, match="is no vision-language model"):
-        VlmModel(section, tmp_path, **LIMITS).load("cpu", 1)
-    assert isinstance(folders, dict)
+def test_weights_that_were_cut_short_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    """In one line that says what to do."""
+    recipe = blip2_recipe({"opt": cut_short(folders["opt"], tmp_path / "copy")}, languages=["en"])
+    with pytest.raises(ModelCorruptError, match=r"is no BLIP-2 model: fetch .* again"):
+        loaded(recipe, tmp_path)

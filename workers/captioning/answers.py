@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from workers.captioning.guards import stopped
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 NAMES = {
     "en": "English",
@@ -42,6 +44,11 @@ class Entry(BaseModel):
     description: Annotated[Text, Field(max_length=2000)]
     alt_text: Annotated[Text, Field(max_length=300)]
     attributes: Attributes = Attributes()
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """What people read."""
+        return self.title, self.description, self.alt_text
 
 
 class AnswerError(ValueError):
@@ -87,12 +94,28 @@ def _object(text: str) -> dict[str, Any]:
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        raise AnswerError("the answer is not one JSON object") from None
+        cut = text.count("{") > text.count("}")
+        raise AnswerError(
+            "the answer breaks off before its end: be briefer" if cut else "the answer is not one JSON object"
+        ) from None
     if not isinstance(data, dict):
         raise AnswerError("the answer is not one JSON object")
     return data
 
 
-def repair(error: AnswerError) -> str:
-    """Return what the model is told when its answer cannot be used."""
-    return f"That cannot be used: {error}. Answer again with the whole JSON object and nothing else."
+def objections(faults: Iterable[str], entries: Mapping[str, Entry], stop_words: Iterable[str]) -> str:
+    """Return in words what the guards object to."""
+    texts = [text for entry in entries.values() for text in entry.texts]
+    found = [word for word in stop_words if any(stopped(text, word) for text in texts)]
+    said = {
+        "caption_empty": "a text is empty",
+        "caption_loop": "a text repeats itself",
+        "caption_stop_word": f"these words must not appear: {', '.join(found)}",
+        "translation_missing": "a text is not in the language of its key",
+    }
+    return "; ".join(said.get(fault, fault.replace("_", " ")) for fault in faults)
+
+
+def repair(problem: str) -> str:
+    """Return what the model is told when its answer is not right."""
+    return f"That cannot be used: {problem}. Answer again with the whole JSON object and nothing else."

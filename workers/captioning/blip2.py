@@ -141,7 +141,7 @@ class Blip2Model:
 
         network, tokenizer = self._network, self._tokenizer
         prompt = prompt_ids(network.config, tokenizer, settings.prompt)
-        options: dict[str, Any] = {"num_beams": settings.beams, **changes}
+        options: dict[str, Any] = {**changes, "num_beams": max(settings.beams, changes.get("num_beams", 1))}
         if changes and settings.stop_words:
             options["bad_words_ids"] = spellings(settings.stop_words, tokenizer)
         with torch.inference_mode():
@@ -215,7 +215,8 @@ def prompt_ids(config: Any, tokenizer: Any, prompt: str) -> list[int]:
     beginning = config.text_config.bos_token_id
     if not prompt and beginning is not None:
         return [*picture, beginning]
-    return [*picture, *tokenizer(prompt)["input_ids"]]
+    # A prompt that spells the picture's own token would ask for pictures that are none.
+    return [*picture, *(token for token in tokenizer(prompt)["input_ids"] if token != config.image_token_index)]
 
 
 def spellings(stop_words: Sequence[str], tokenizer: Any) -> list[list[int]]:

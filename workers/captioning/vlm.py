@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from shared.errors import ModelCorruptError
 from shared.models import locate
 from shared.recipe import VlmCaption
-from workers.captioning.answers import AnswerError, Entry, question, read_answer, repair
-from workers.captioning.guards import caption_faults, translation_faults
+from workers.captioning.answers import AnswerError, Entry, objections, question, read_answer, repair
+from workers.captioning.guards import caption_faults, foreign, translation_faults
 from workers.captioning.views import view
 from workers.stage import Artifact, Result
 
@@ -45,11 +45,13 @@ class Told:
     """By language; empty when no answer could be used."""
     attempts: int = 1
     problem: str = ""
-    """Why the last answer could not be used."""
+    """Why no answer could be used."""
+    faults: list[str] = field(default_factory=list)
+    """What the guards object to in the texts."""
 
 
 class VlmModel:
-    """Satisfies `workers.stage.Model`: one question per picture, answered in batches, asked again once where the answer cannot be used."""
+    """Satisfies `workers.stage.Model`: one question per picture, answered in batches, asked again once where an answer is not right."""
 
     name = "vlm"
 
@@ -75,6 +77,7 @@ class VlmModel:
         import transformers  # noqa: PLC0415 - heavy
         from PIL import Image  # noqa: PLC0415 - only here at run time
 
+        from workers.captioning.weights import check_whole, reading  # noqa: PLC0415 - imports torch
         from workers.devices import device_for, dtype_for  # noqa: PLC0415 - imports torch
 
         torch.set_num_threads(threads)
@@ -82,26 +85,23 @@ class VlmModel:
         self._device = device_for(device)
         dtype = dtype_for(self._section.precision, self._device, torch.bfloat16)
         folder = locate(self._section.weights, self._models_dir)
-        try:
+        with reading(folder, "vision-language model", self._section.weights):
             self._processor = transformers.AutoProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
             )
             network, info = transformers.AutoModelForImageTextToText.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError) as error:
-            first = str(error).partition("\n")[0]
-            weights = self._section.weights
-            raise ModelCorruptError(f"{folder} is no vision-language model: fetch {weights} again ({first})") from error
-        if info["missing_keys"]:
-            some = ", ".join(sorted(info["missing_keys"])[:3])
-            raise ModelCorruptError(f"{folder} lacks weights ({some}): fetch {self._section.weights} again")
+        check_whole(info, folder, self._section.weights)
         if not self._processor.chat_template:
             raise ModelCorruptError(f"{folder} has no chat template: take a model that was trained to answer")
-        self._processor.tokenizer.padding_side = "left"  # answers begin where the questions end
+        tokenizer = self._processor.tokenizer
+        tokenizer.padding_side = "left"  # answers begin where the questions end
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
         self._network = network.to(self._device).eval().requires_grad_(False)
         grey = Image.new("RGB", (64, 64), (127, 127, 127))
-        self._answer([(grey, [_user("?")])], 1)
+        self._answer([[_user("?", grey)]], 1)
 
     def prepare(self, work: Work) -> Prepared:
         """Decode, shrink, and write the question. Raises `PictureError`."""
@@ -115,29 +115,36 @@ class VlmModel:
         return item.settings
 
     def infer(self, batch: Sequence[Prepared]) -> list[Told]:
-        """Ask about every picture, and once more where the answer cannot be used."""
+        """Ask about every picture, and once more where the answer cannot be used or a guard objects; the better answer counts."""
         settings = batch[0].settings
-        asked = [(item.picture, [_user(item.question)]) for item in batch]
-        texts = self._answer(asked, settings.max_tokens)
-        told = [_read(text, settings, 1) for text in texts]
-        again = [i for i, answer in enumerate(told) if answer.problem]
+        talks = [[_user(item.question, item.picture)] for item in batch]
+        texts = self._answer(talks, settings.max_tokens)
+        told = [_judge(text, settings, 1) for text in texts]
+        again = [i for i, first in enumerate(told) if first.problem or first.faults]
         if again:
             talks = [
-                (batch[i].picture, [*asked[i][1], _assistant(texts[i]), _text(repair(AnswerError(told[i].problem)))])
+                [*talks[i], _message("assistant", texts[i]), _message("user", _objection(told[i], settings))]
                 for i in again
             ]
             for i, text in zip(again, self._answer(talks, settings.max_tokens), strict=True):
-                told[i] = _read(text, settings, 2)
+                second = _judge(text, settings, 2)
+                told[i] = min(second, told[i], key=lambda answer: (bool(answer.problem), len(answer.faults)))
+                told[i].attempts = 2
         return told
 
-    def _answer(self, talks: Sequence[tuple[Image.Image, list[dict[str, Any]]]], tokens: int) -> list[str]:
+    def _answer(self, talks: Sequence[list[dict[str, Any]]], tokens: int) -> list[str]:
         import torch  # noqa: PLC0415 - heavy
 
-        texts = [self._processor.apply_chat_template(talk, add_generation_prompt=True) for _, talk in talks]
-        pictures = [[picture] for picture, _ in talks]
-        inputs = self._processor(text=texts, images=pictures, padding=True, return_tensors="pt").to(self._device)
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(self._network.dtype)
+        # What merchants write stays text, even where it spells a control token.
+        inputs = self._processor.apply_chat_template(
+            talks,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            sanitize_control_tokens=True,
+            processor_kwargs={"padding": True},
+        ).to(self._device, self._network.dtype)
         with torch.inference_mode():
             output = self._network.generate(**inputs, max_new_tokens=tokens, do_sample=False)
         answers = output[:, inputs["input_ids"].shape[1] :]
@@ -146,24 +153,28 @@ class VlmModel:
 
     def finish(self, work: Work, item: Prepared, output: Told) -> Result:
         """Write the texts; an answer that could not be used leaves none, and says so."""
-        del item
-        settings = _section(work.recipe)
+        del work, item
         record = {
             "captions": {code: entry.description for code, entry in output.entries.items()},
             "details": {code: entry.model_dump() for code, entry in output.entries.items()},
             "attempts": output.attempts,
         }
-        reasons = ["caption_schema"] if output.problem else _faults(output.entries, settings)
+        reasons = ["caption_schema"] if output.problem else output.faults
         data = json.dumps(record, ensure_ascii=False).encode()
         measures = {"attempts": output.attempts, **({"problem": output.problem[:200]} if output.problem else {})}
         return Result({"caption": Artifact(data, "application/json", "json")}, tuple(dict.fromkeys(reasons)), measures)
 
 
-def _read(text: str, settings: VlmCaption, attempt: int) -> Told:
+def _judge(text: str, settings: VlmCaption, attempt: int) -> Told:
     try:
-        return Told(read_answer(text, settings.languages), attempt)
+        entries = read_answer(text, settings.languages)
     except AnswerError as error:
         return Told({}, attempt, str(error))
+    return Told(entries, attempt, "", _faults(entries, settings))
+
+
+def _objection(answer: Told, settings: VlmCaption) -> str:
+    return repair(answer.problem or objections(answer.faults, answer.entries, settings.stop_words))
 
 
 def _faults(entries: dict[str, Entry], settings: VlmCaption) -> list[str]:
@@ -171,24 +182,23 @@ def _faults(entries: dict[str, Entry], settings: VlmCaption) -> list[str]:
     faults = []
     english = entries.get(_ENGLISH)
     for code, entry in entries.items():
-        for text in (entry.title, entry.description, entry.alt_text):
+        for text in entry.texts:
             # A description of three sentences is no loop and no novel: the caption's limit on words is for one sentence.
             faults += [fault for fault in caption_faults(text, "", settings.stop_words) if fault != "caption_long"]
+        # A title may be all brand and model number.
+        if foreign(entry.description, code) or foreign(entry.alt_text, code):
+            faults.append("translation_missing")
         if code != _ENGLISH:
             faults += translation_faults(entry.description, english.description if english else "", code)
-    return faults
+    return list(dict.fromkeys(faults))
 
 
-def _user(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+def _user(text: str, picture: Image.Image) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}
 
 
-def _text(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": [{"type": "text", "text": text}]}
-
-
-def _assistant(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+def _message(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
 
 
 def _section(recipe: Recipe) -> VlmCaption:
