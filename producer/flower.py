@@ -7,6 +7,8 @@ import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from kombu.transport import TRANSPORT_ALIASES
+
 from shared.broker import make_app
 from shared.connection import connect
 from shared.errors import UsageError
@@ -25,8 +27,13 @@ def run_flower(settings: Settings) -> int:
     if passwords:
         # Flower reads this variable itself; on a command line every user of the machine could read it.
         os.environ["FLOWER_BASIC_AUTH"] = ",".join(passwords)
+    app = make_app(settings)
+    if settings.queues_in_redis:
+        # Flower looks into a broker whose transport it knows by name: here ours goes by Redis' own.
+        TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = app.conf.broker_transport
+        app.conf.broker_transport = None
     try:
-        return int(make_app(settings).start(["flower", *options]) or 0)
+        return int(app.start(["flower", *options]) or 0)
     except OSError as error:
         where = f"{settings.flower_address}:{settings.flower_port}"
         raise UsageError(
@@ -41,6 +48,7 @@ def flower_options(settings: Settings) -> list[str]:
         raise UsageError(f"{msg}set VITRINA_FLOWER_AUTH=user:password, or VITRINA_FLOWER_ADDRESS=127.0.0.1")
     options = [f"--address={settings.flower_address}", f"--port={settings.flower_port}"]
     options += [f"--max_tasks={settings.flower_max_tasks}", f"--url_prefix={settings.flower_url_prefix.strip('/')}"]
+    options.append("--tasks_columns=name,args,state,received,runtime,worker,uuid")  # the argument is the photo's key
     # A `flowerconfig.py` in the working folder would be run, and could open what is closed here.
     options.append(f"--conf={os.devnull}")
     if settings.flower_db:

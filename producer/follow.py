@@ -143,11 +143,18 @@ class Display(AbstractContextManager["Display"]):
             self._console.print(f"{through} of {counts.items}" + (f"; {note}" if note else ""))
 
 
-def follow(progress: JobProgress, show: Callable[[Counts], None]) -> Counts:
-    """Wait until nothing of the job is left to do, and return its final counts. Raises `BrokerError`."""
+def follow(
+    progress: JobProgress, show: Callable[[Counts], None], look_after: Callable[[Counts], None] = lambda _: None
+) -> Counts:
+    """Wait until nothing of the job is left to do, and return its final counts.
+
+    `show` is told the newest counts; so is `look_after`, which may need the broker as well and is called again when that is away.
+    Raises `BrokerError` when it is away for too long.
+    """
     counts = progress.counts()
     while True:
         show(counts)
+        patiently(partial(look_after, counts), partial(show, counts))
         if counts.finished:
             return counts
         time.sleep(POLL_SECONDS)

@@ -156,11 +156,7 @@ class Session:
         try:
             reconciler = Reconciler(app, self.client, self.job, self.destination, self.settings)
 
-            def look(counts: Counts) -> None:
-                tick(counts)
-                reconciler.look(counts, tick)
-
-            return follow(self.progress, look)
+            return follow(self.progress, tick, lambda counts: reconciler.look(counts, tick))
         finally:
             app.close()
 

@@ -396,5 +396,5 @@ def test_workers_are_named_while_they_are_there(catalogue: Catalogue, workers: W
     from producer.status import Surroundings  # noqa: PLC0415 - used here alone
 
     progress = Progress(client, unfed(catalogue).job.id)
-    wait_until(lambda: set(Surroundings.of(client, progress).workers) == set(STAGES))
-    assert "workers: 1" in Surroundings.of(client, progress).line()
+    wait_until(lambda: set(Surroundings.of(client, progress, catalogue.settings).workers) == set(STAGES))
+    assert "workers: 1" in Surroundings.of(client, progress, catalogue.settings).line()

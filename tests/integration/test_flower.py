@@ -82,6 +82,7 @@ def test_who_has_no_password_sees_nothing(tmp_path: Path) -> None:
         assert status(f"{url}workers") == status(f"{url}api/workers") == 401
         assert status(f"{url}workers", auth="boss:guess") == 401
         assert status(f"{url}workers", auth=f"boss:{PASSWORD}") == 200
+        assert status(f"{url}broker", auth=f"boss:{PASSWORD}") == 200  # else it does not know our transport
         assert PASSWORD not in " ".join(psutil.Process(process.pid).cmdline())
     assert process.returncode == 0
     assert PASSWORD not in (tmp_path / "log").read_text()

@@ -17,7 +17,7 @@ from producer import patience
 from producer.cli import app as vitrina
 from producer.collect import Collector
 from producer.embedded import Broker
-from producer.follow import Summary
+from producer.follow import Summary, follow
 from producer.listing import list_photos
 from producer.session import create_job
 from producer.submit import Submitter
@@ -286,6 +286,27 @@ def test_masks_beside_the_photos_are_not_photos(pattern: str, masks: set[str]) -
     assert {photo.key for photo in list_photos(source, destination, recipe)} == set(keys) - masks
     alpha = Recipe.from_mapping({"segmentation": section | {"mask": "alpha"}})
     assert {photo.key for photo in list_photos(source, destination, alpha)} == set(keys)
+
+
+def test_following_outlasts_a_broker_that_is_away_while_the_job_is_looked_after(
+    client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only the question for the counts may find the broker gone."""
+    monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.1)
+    progress = Progress(client, "followed")
+    progress.begin("/somewhere")
+    shown: list[Counts] = []
+    looked: list[Counts] = []
+
+    def look_after(counts: Counts) -> None:
+        looked.append(counts)
+        if len(looked) < 3:
+            raise BrokerError("away")
+        progress.listed(0, complete=True)
+
+    assert follow(progress, shown.append, look_after).finished
+    assert len(looked) > 3
+    assert len(shown) > 3
 
 
 @pytest.mark.parametrize(("fault", "words"), [("full", "memory is full.*maxmemory"), ("gone", "does not answer")])
