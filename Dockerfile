@@ -14,10 +14,10 @@ FROM ${BASE_IMAGE} AS runtime
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini $(command -v python3 >/dev/null || echo python3 python3-venv) \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
-# /models and /data are what new volumes take their owner from.
+# /models and /gpus are what new volumes take their owner from.
 RUN groupadd --gid 10001 vitrina \
     && useradd --uid 10001 --gid vitrina --no-create-home --home-dir /tmp --shell /usr/sbin/nologin vitrina \
-    && install --directory --owner vitrina --group vitrina /models /data
+    && install --directory --owner vitrina --group vitrina /models /gpus /data
 ENV PATH=/opt/vitrina/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp VITRINA_MODELS_DIR=/models
 WORKDIR /data
 ENTRYPOINT ["tini", "--", "vitrina"]

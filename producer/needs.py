@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from producer.gpus import device_memory
 from shared.errors import UsageError, VitrinaError
 from shared.keys import STAGES, StageName
 from shared.models import REGISTRY, known, locate
@@ -128,21 +127,3 @@ def _bytes(weights: str) -> int:
     except UsageError:  # a folder of the user's own
         return 0
     return 0 if model.starter else model.memory
-
-
-def device_memory() -> int | None:
-    """Return the bytes of the largest GPU, as its driver says; None without one. torch is not imported."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    try:
-        done = subprocess.run(  # noqa: S603 - the driver's own tool
-            [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-        return max(int(line) for line in done.stdout.split()) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None

@@ -84,7 +84,9 @@ class Settings(BaseSettings):
     retry_base: float = Field(default=1.0, ge=0)
     """Seconds of the first retry's backoff; doubles each time, with jitter."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda`, `cuda:1`."""
+    """`auto`, `cpu`, `cuda`, `cuda:1`. Where there are several GPUs, `auto` is the one with the fewest workers."""
+    gpu_claims: Path = Path(tempfile.gettempdir()) / f"vitrina-gpus-{os.getuid()}"
+    """A folder that the workers of a machine share, containers as well, to tell each other which GPU they have taken."""
     preload: Path | None = None
     """A recipe whose model a worker loads before it takes its first item; without one the starter models. Others are loaded when a job asks for them."""
     models_kept: int = Field(default=2, ge=1)

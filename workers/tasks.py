@@ -184,7 +184,7 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
         chain = self.request.chain
         if chain:
             step = self.app.signature(chain[-1])
-            self._patiently(item, lambda: step.apply_async(chain=chain[:-1], argsrepr=repr(item.key)))
+            self._patiently(item, lambda: step.apply_async(chain=chain[:-1]))
             self.request.chain = None
 
     def _attempts_left(self) -> bool:
@@ -200,7 +200,7 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
         # This start has ended: only starts that never end speak against the photo.
         self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))
         try:
-            raise self.retry(exc=error, countdown=countdown, argsrepr=repr(item.key))
+            raise self.retry(exc=error, countdown=countdown, argsrepr=self.request.argsrepr)
         except Reject as reject:
             # The broker refused the copy (full, gone). Celery would acknowledge and forget; the message must stay.
             raise Reject(reject.reason, requeue=True) from error

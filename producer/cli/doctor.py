@@ -12,7 +12,8 @@ import typer
 from rich.table import Table
 
 from producer.cli.common import BrokerOption, EndpointOption, PlainConsole, load_settings
-from producer.needs import device_memory, needs
+from producer.gpus import device_memory
+from producer.needs import needs
 from producer.recipes import find_recipe
 from shared.connection import broker_errors, connect
 from shared.errors import VitrinaError

@@ -9,7 +9,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -20,6 +20,7 @@ from producer.collect import REPORT_ITEMS, Collector
 from producer.copying import copy_objects
 from producer.embedded import Stack, scratch
 from producer.flower import run_flower
+from producer.gpus import take, visible
 from producer.inputs import address, open_source
 from producer.launch import env_for, worker_command
 from producer.recipes import find_recipe
@@ -50,6 +51,14 @@ def check_stage(stage: str) -> StageName:
     raise UsageError(f"no stage {stage!r}: choose {', '.join(STAGES)}")
 
 
+def _become_worker(stage: StageName, settings: Settings) -> NoReturn:
+    connect(settings).close()  # an address that cannot be one is told here, in one line
+    if settings.device == "auto" and len(gpus := visible()) > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = take(settings.gpu_claims, gpus)
+    command = worker_command(stage, settings)
+    os.execve(sys.executable, command, os.environ | env_for(settings))  # noqa: S606 - our own command
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands that run things."""
 
@@ -65,9 +74,7 @@ def register(app: typer.Typer) -> None:
         """Run a worker of one stage in the foreground. It waits for a broker that does not answer."""
         preload = find_recipe(recipe).absolute() if recipe else None
         settings = load_settings(broker=broker, endpoint_url=endpoint_url, preload=preload)
-        command = worker_command(check_stage(stage), settings)
-        connect(settings).close()  # an address that cannot be one is told here, in one line
-        os.execve(sys.executable, command, os.environ | env_for(settings))  # noqa: S606 - our own command
+        _become_worker(check_stage(stage), settings)
 
     @app.command(epilog="Example:  VITRINA_FLOWER_AUTH=user:password VITRINA_FLOWER_ADDRESS=0.0.0.0 vitrina flower")
     def flower(broker: str | None = BrokerOption) -> int:

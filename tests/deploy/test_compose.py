@@ -198,26 +198,28 @@ def test_the_broker_forgets_nothing() -> None:
 def test_prometheus_finds_what_runs_here() -> None:
     """Every name and port that it asks is a service's, and every file that is mounted is there."""
     config = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text(encoding="utf-8"))
-    asked = [each for job in config["scrape_configs"] for each in job.get("dns_sd_configs", ())]
-    names = {name for each in asked for name in each["names"]}
-    assert names == {*STAGES, "keeper"}
-    assert {str(each["port"]) for each in asked} == {
-        SERVICES[name]["environment"]["VITRINA_METRICS_PORT"] for name in names
-    }
+    asked = [each for job in config["scrape_configs"] for each in job["dns_sd_configs"]]
+    ports = {name: str(each["port"]) for each in asked for name in each["names"]}
+    assert ports.pop("flower") == plain(SERVICES["flower"]["ports"][0]).rpartition(":")[2]
+    assert ports == {name: SERVICES[name]["environment"]["VITRINA_METRICS_PORT"] for name in (*STAGES, "keeper")}
+    flower = next(job for job in config["scrape_configs"] if job["job_name"] == "vitrina-flower")
+    prefix = plain(SERVICES["flower"]["environment"]["VITRINA_FLOWER_URL_PREFIX"])
+    assert flower["metrics_path"] == f"/{prefix}/metrics"
     for service in SERVICES.values():
         for volume in service.get("volumes", ()):
             assert not volume.startswith("./") or (ROOT / volume.partition(":")[0]).exists()
 
 
 def test_a_gpu_is_asked_for_and_nothing_is_loosened() -> None:
-    """The GPU file gives each stage a GPU and the production models, and touches neither users nor the read-only root."""
+    """The GPU file shows all GPUs to every worker, which takes one, and touches neither users nor the read-only root."""
     for stage in STAGES:
         service = GPU["services"][stage]
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
-        assert device["capabilities"] == ["gpu"]
+        assert (device["capabilities"], device["count"]) == (["gpu"], "all")
+        assert service["volumes"] == [f"gpus:{service['environment']['VITRINA_GPU_CLAIMS']}"]
         assert plain(service["command"][-1]) == "production"
     assert set(GPU["services"]) == {*STAGES, "models"}
-    allowed = {"image", "build", "command", "tmpfs", "mem_limit", "deploy"}
+    allowed = {"image", "build", "command", "tmpfs", "mem_limit", "deploy", "environment", "volumes"}
     assert all(set(service) <= allowed for service in GPU["services"].values())
 
 
