@@ -18,7 +18,7 @@ from shared.lease import is_held
 from shared.presence import present
 from shared.probe import Probe
 from shared.progress import JOBS, Progress, known_jobs
-from shared.queues import depths, held
+from shared.queues import depths, held, oldest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -79,13 +79,19 @@ class BrokerCollector(Collector):
 
 
 def _queues(client: redis.Redis) -> Iterator[Metric]:
-    waiting, running = depths(client), held(client)
+    waiting, waits, running = depths(client), oldest(client), held(client)
     names = [(queue_name(stage, priority=first), stage) for stage in STAGES for first in (True, False)]
     yield gauge(
         "vitrina_queue_depth",
         "Messages that wait in a queue",
         ["queue", "stage"],
         [((queue, stage), waiting[queue]) for queue, stage in names],
+    )
+    yield gauge(
+        "vitrina_queue_oldest_seconds",
+        "For how long the next message of a queue has waited",
+        ["queue", "stage"],
+        [((queue, stage), waits[queue]) for queue, stage in names],
     )
     yield gauge(
         "vitrina_queue_in_flight",

@@ -51,6 +51,8 @@ class _Headers(_Part):
     origin: str | None = None
     ignore_result: bool | None = None
     replaced_task_nesting: int | None = None
+    published: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Our transport's: seconds since 1970."""
     stamped_headers: list[Any] | None = Field(default=None, max_length=0)
     stamps: dict[str, Any] | None = Field(default=None, max_length=0)
     compression: None = None

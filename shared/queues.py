@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from shared.connection import broker_errors
@@ -25,6 +26,15 @@ def depths(client: redis.Redis) -> dict[str, int]:
             pipe.llen(queue)
         pipe.hlen(UNACKED)
         return dict(zip([*QUEUES, "running"], pipe.execute(), strict=True))
+
+
+def oldest(client: redis.Redis) -> dict[str, float]:
+    """Return for how many seconds the message that is next in each queue has waited; 0 for an empty queue. Raises `BrokerError`."""
+    with broker_errors(), client.pipeline(transaction=True) as pipe:
+        for queue in QUEUES:
+            pipe.lindex(queue, -1)
+        messages = pipe.execute()
+    return {queue: _waited(_parsed(message or b"")) for queue, message in zip(QUEUES, messages, strict=True)}
 
 
 def held(client: redis.Redis) -> dict[StageName, int]:
@@ -62,6 +72,13 @@ def _messages(queues: list[list[bytes]], held: list[bytes]) -> Iterator[Any]:
         yield from map(_parsed, queue)
     for record in held:
         yield _parsed(record)[0]  # message, exchange, routing key
+
+
+def _waited(message: Any) -> float:
+    try:
+        return max(0.0, time.time() - float(message["headers"]["published"]))  # the clocks of two machines differ
+    except (KeyError, TypeError, ValueError):
+        return 0.0  # not ours, or none
 
 
 def _routed(record: Any) -> str:

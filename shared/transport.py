@@ -134,6 +134,12 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             self._shared = super()._create_client()
         return self._shared
 
+    def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        """Send, and say when: a message that is handed out again has waited since then."""
+        if queue in QUEUES:
+            message["headers"]["published"] = time()
+        super()._put(queue, message, **kwargs)
+
     def _brpop_start(self, timeout: float | None = None) -> None:
         del timeout
         queues = self._queue_cycle.consume(len(self.active_queues))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
@@ -22,6 +23,12 @@ OUTCOMES = "done", "needs_review", "skipped"
 
 ITEMS = Counter("vitrina_items", "Items through a stage", ["stage", "outcome", "reason"])
 PHASES = Histogram("vitrina_phase_seconds", "Seconds of one item in a phase", ["stage", "phase"], buckets=_SECONDS)
+QUEUED = Histogram(
+    "vitrina_queue_wait_seconds",
+    "Seconds of one item in the queue before a stage",
+    ["stage"],
+    buckets=(0.1, 1, 10, 60, 600, 3600, 21600, 86400),
+)
 BATCHES = Histogram("vitrina_batch_size", "Inputs in a batch", ["stage"], buckets=(1, 2, 4, 8, 16, 32, 64))
 BUSY = Counter("vitrina_model_busy_seconds", "Seconds in which the model ran: its rate is the busy ratio", ["stage"])
 BYTES = Counter("vitrina_storage_bytes", "Bytes `read` from storage and `written` to it", ["stage", "direction"])
@@ -49,6 +56,12 @@ def _reasons(kind: type[VitrinaError]) -> set[str]:
 def count(stage: StageName, outcome: str, reason: str = "") -> None:
     """Count an item: `done`, `needs_review`, `skipped`, `retried` or `failed` with its reason."""
     ITEMS.labels(stage, outcome, reason).inc()
+
+
+def waited(stage: StageName, published: float | None) -> None:
+    """Record how long an item lay in its queue; brokers that are not Redis do not say since when."""
+    if published is not None:
+        QUEUED.labels(stage).observe(max(0.0, time.time() - published))  # the clocks of two machines differ
 
 
 def observe(stage: StageName, seconds: Mapping[str, float]) -> None:

@@ -89,6 +89,7 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
             # Without a job there is nowhere to record it.
             log.error("message refused: %s", error, extra={"action": "refused", "stage": self.stage})  # noqa: TRY400 - expected, no traceback
             raise
+        metrics.waited(self.stage, self.request.get("published"))
         try:
             self._run(item)
         except VitrinaError as error:

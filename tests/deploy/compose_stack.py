@@ -114,7 +114,9 @@ class Stack:
         """Build each image once, although several services name it."""
         services = json.loads(self.compose("config", "--format", "json"))["services"]
         once = {service["image"]: name for name, service in services.items() if "build" in service}
-        self.compose("build", *once.values(), seconds=BUILD_SECONDS)
+        # One after the other: the classic builder makes what two of them share twice, and finds one of both again.
+        for service in once.values():
+            self.compose("build", service, seconds=BUILD_SECONDS)
 
     def compose(self, *words: str | Path, seconds: float = COMMAND_SECONDS) -> str:
         """Run a command of Compose on this project. Raises `StackError`."""

@@ -94,6 +94,7 @@ def test_a_job_is_seen_while_it_runs_and_gone_when_it_has_ended(
     )
     assert abs(busy["vitrina_job_last_progress_timestamp_seconds", f"{job},running"] - time.time()) < 60
     assert 0 < busy["vitrina_broker_memory_used_bytes", ""] < busy["vitrina_broker_memory_max_bytes", ""]
+    until(registry, lambda v: v["vitrina_queue_oldest_seconds", "segmentation,segmentation"] > 0.5)
     until(registry, lambda v: all(v["vitrina_workers", stage] == 1 for stage in STAGES))
     half = until(registry, lambda v: v.get(("vitrina_job_done", job), 0) >= 1)
     assert half["vitrina_job_failed", job] <= 1
@@ -103,7 +104,8 @@ def test_a_job_is_seen_while_it_runs_and_gone_when_it_has_ended(
     ended = until(registry, lambda v: not v["vitrina_jobs_unfinished", ""])
     assert not [name for name, labels in ended if job in labels]
     assert ended["vitrina_dead_letters", "unreadable"] == 1
-    until(registry, lambda v: not any(v["vitrina_queue_in_flight", stage] for stage in STAGES))
+    end = until(registry, lambda v: not any(v["vitrina_queue_in_flight", stage] for stage in STAGES))
+    assert not any(waited for (name, _), waited in end.items() if name == "vitrina_queue_oldest_seconds")
     catalogue.client.hdel("unacked", "a", "b", "c")
 
 
@@ -203,6 +205,7 @@ def test_a_worker_tells_its_load_and_its_traffic(tmp_path: Path) -> None:
     assert 0 < float(busy[1]) < 1
     phases = set(re.findall(r'vitrina_phase_seconds_count\{phase="(\w+)",stage="segmentation"\} 1.0', text))
     assert phases == {"model", "fetch", "room", "prepare", "wait", "infer", "finish", "save"}
+    assert 'vitrina_queue_wait_seconds_count{stage="segmentation"} 1.0' in text
     assert "vitrina_gpu_memory_bytes" not in text  # instant models use none
 
 
