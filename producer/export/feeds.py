@@ -67,9 +67,9 @@ class Index(AbstractContextManager["Index"]):
         self._file = tempfile.NamedTemporaryFile(prefix="vitrina-feed-", suffix=".db")  # noqa: SIM115 - closed on exit
         self._db = sqlite3.connect(self._file.name)
         self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("CREATE TABLE results (id TEXT PRIMARY KEY, said TEXT) WITHOUT ROWID")
+        self._db.execute("CREATE TABLE results (id TEXT PRIMARY KEY, said TEXT, taken INTEGER DEFAULT 0) WITHOUT ROWID")
         rows = ((str(result.fields.get("id") or result.key), json.dumps(result.to_dict())) for result in results)
-        self._db.executemany("INSERT OR IGNORE INTO results VALUES (?, ?)", rows)
+        self._db.executemany("INSERT OR IGNORE INTO results (id, said) VALUES (?, ?)", rows)
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
@@ -81,10 +81,13 @@ class Index(AbstractContextManager["Index"]):
     def __len__(self) -> int:
         return int(self._db.execute("SELECT count(*) FROM results").fetchone()[0])
 
-    def get(self, name: str) -> dict[str, Any] | None:
-        """Return what became of an item; None for one that is not ours."""
-        found = self._db.execute("SELECT said FROM results WHERE id = ?", (name,)).fetchone()
-        return json.loads(found[0]) if found else None
+    def take(self, name: str) -> tuple[dict[str, Any] | None, bool]:
+        """Return what became of an item, None for one that is not ours, and whether it was asked for before."""
+        found = self._db.execute("SELECT said, taken FROM results WHERE id = ?", (name,)).fetchone()
+        if found is None:
+            return None, False
+        self._db.execute("UPDATE results SET taken = 1 WHERE id = ?", (name,))
+        return json.loads(found[0]), bool(found[1])
 
 
 def join(
@@ -93,7 +96,6 @@ def join(
     """Copy the merchant's feed with our pictures and texts in the items that we know. Raises `UsageError` for what is no such feed."""
     element, fill = FEEDS[kind]
     told = Feed()
-    seen: set[str] = set()
     with Index(results) as index:
         ours = len(index)
 
@@ -102,13 +104,12 @@ def join(
             name = _name(node, options.on, kind)
             if name is None:
                 raise UsageError(f"{feed}: item {told.items} has no {options.on}: choose another with --on")
-            if name in seen:
+            known, again = index.take(name)
+            if again:
                 told.leave_out("named twice in the feed")
-            seen.add(name)
-            known = index.get(name)
             if known is not None:
                 fill(node, known, columns, options, told)
-                told.joined += 1
+                told.joined += not again
 
         _copy(feed, element, each, file)
         if not told.items:
@@ -132,6 +133,7 @@ def _copy(feed: Path, elements: frozenset[str], each: Callable[[minidom.Element]
                     events.expandNode(node)
                     each(node)
                     file.write(node.toxml().encode(errors="xmlcharrefreplace"))
+                    node.unlink()  # its parts refer to each other, and would wait for the collector
                 else:
                     file.write(_token(event, node).encode())
     except SAXException as error:
