@@ -36,18 +36,18 @@ for i = 3, #KEYS do
   local message = redis.call('RPOP', KEYS[i])
   if message then
     if #message > tonumber(ARGV[2]) then
-      return {ARGV[i], '', #message .. ' bytes are more than ' .. ARGV[2]}
+      return {ARGV[i], '', '', #message .. ' bytes are more than ' .. ARGV[2]}
     end
     local known, parsed = pcall(cjson.decode, message)
     local properties = known and type(parsed) == 'table' and type(parsed['headers']) == 'table' and parsed['properties']
     local info = type(properties) == 'table' and type(properties['delivery_tag']) == 'string' and properties['delivery_info']
     if type(info) ~= 'table' or type(info['exchange']) ~= 'string' or type(info['routing_key']) ~= 'string' then
-      return {ARGV[i], '', 'it is not JSON of the form that Celery writes'}
+      return {ARGV[i], '', '', 'it is not JSON of the form that Celery writes'}
     end
     local record = '[' .. message .. ',' .. cjson.encode(info['exchange']) .. ',' .. cjson.encode(info['routing_key']) .. ']'
     redis.call('ZADD', KEYS[1], ARGV[1], properties['delivery_tag'])
     redis.call('HSET', KEYS[2], properties['delivery_tag'], record)
-    return {ARGV[i], message}
+    return {ARGV[i], message, properties['delivery_tag']}
   end
 end
 return false
@@ -180,16 +180,27 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             self._idle = not waited and not answer
             if waited or not answer:
                 raise Empty
-            queue, message, *refused = (part.decode() if isinstance(part, bytes) else part for part in answer)
+            queue = redis.bytes_to_str(answer[0])
             self._queue_cycle.rotate(queue)
-            if refused:
-                _tell_refused(queue, refused[0])
-                raise Empty
-            self._deliver_checked(redis.loads(message), queue)
+            self._deliver_checked(self._parsed(answer), queue)
             return True
         finally:
             self._in_poll = None
             self._flush_brpop_reauth()
+
+    def _parsed(self, answer: list[bytes]) -> Any:
+        """Read the message that the script took. Raises `Empty` for one that is refused."""
+        queue, message, tag, *refused = answer
+        if refused:
+            _tell_refused(redis.bytes_to_str(queue), redis.bytes_to_str(refused[0]))
+            raise Empty
+        try:
+            return redis.loads(message)
+        except Exception as error:  # noqa: BLE001 - kombu makes objects of what says so, and a wrong one raises anything
+            # The server's parser takes more than ours: bytes that are no text, hexadecimal numbers. Let through, it would end every worker in turn.
+            _tell_refused(redis.bytes_to_str(queue), f"it cannot be read ({type(error).__name__})")
+            self.qos.reject(tag)
+            raise Empty from None
 
     def _deliver_checked(self, message: Any, queue: str) -> None:
         if queue in QUEUES:  # the others are Celery's own, such as answers to its questions
@@ -211,10 +222,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             answer = client.eval(_TAKE, len(keys) + 2, *fixed, *keys, time(), _largest(names), *names)
         if not answer:
             raise Empty
-        if len(answer) > 2:  # noqa: PLR2004 - queue, message, and why it was refused
-            _tell_refused(queue, redis.bytes_to_str(answer[2]))
-            raise Empty
-        return redis.loads(redis.bytes_to_str(answer[1]))
+        return self._parsed(answer)
 
 
 def _largest(queues: list[str]) -> int:

@@ -80,6 +80,12 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "no headers": (lambda good: hostile(good, headers=None), "it is not JSON of the form"),
     "no tag": (lambda good: hostile(good, properties__delivery_tag=None), "it is not JSON of the form"),
     "deeply nested": (lambda _: DEEP[:60_000].encode(), "it is not JSON"),
+    "no text": (lambda good: good[:-1] + b', "x": "\xff"}', "it cannot be read (UnicodeDecodeError)"),
+    "another parser's number": (lambda good: good[:-1] + b', "x": 0x10}', "it cannot be read (JSONDecodeError)"),
+    "an object of no kind": (
+        lambda good: hostile(good, x={"__type__": "os.system", "__value__": "true"}),
+        "it cannot be read (ValueError)",
+    ),
     "too large": (lambda good: hostile(good, filler="x" * MAX_BYTES), f"bytes are more than {MAX_BYTES}"),
     "pickle": (
         lambda good: hostile(good, content_type="application/x-python-serialize", content_encoding="binary"),
