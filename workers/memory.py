@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,13 +38,14 @@ def machine_bytes() -> int:
 
 
 class Budget:
-    """Bytes shared by the threads of a worker. One photo alone may always run, whatever it takes."""
+    """Bytes shared by the threads of a worker. One photo alone may always run, whatever it takes; none is overtaken for ever."""
 
     def __init__(self, limit: int, stopping: Callable[[], bool]) -> None:
         self._limit = limit
         self._stopping = stopping
         self._changed = threading.Condition()
         self._taken = 0
+        self._queue: deque[object] = deque()
         self.peak = 0
         """Most bytes taken at once."""
 
@@ -51,11 +53,7 @@ class Budget:
     def taking(self, wanted: int) -> Iterator[None]:
         """Take `wanted` bytes for a while, when there is room. Raises `StoppedError` when the worker stops first."""
         with self._changed:
-            while not self._changed.wait_for(
-                lambda: not self._taken or self._taken + wanted <= self._limit, LOOK_SECONDS
-            ):
-                if self._stopping():
-                    raise StoppedError
+            self._wait_in_line(wanted)
             self._taken += wanted
             self.peak = max(self.peak, self._taken)
         try:
@@ -64,3 +62,18 @@ class Budget:
             with self._changed:
                 self._taken -= wanted
                 self._changed.notify_all()
+
+    def _wait_in_line(self, wanted: int) -> None:
+        # First come, first served: a large photo would find no room while small ones keep coming, until the watchdog ends the worker.
+        place = object()
+        self._queue.append(place)
+        try:
+            while not self._changed.wait_for(
+                lambda: self._queue[0] is place and (not self._taken or self._taken + wanted <= self._limit),
+                LOOK_SECONDS,
+            ):
+                if self._stopping():
+                    raise StoppedError
+        finally:
+            self._queue.remove(place)
+            self._changed.notify_all()

@@ -136,6 +136,23 @@ def test_large_photos_take_turns() -> None:
         assert budget.peak == 1000
 
 
+def test_a_large_photo_is_not_overtaken_for_ever() -> None:
+    """Small ones that come after it wait behind it, though there is room for them."""
+    budget = Budget(100, lambda: False)
+    small = Side(lambda: budget.taking(40))
+    assert small.inside.wait(2)
+    large = Side(lambda: budget.taking(80))
+    time.sleep(0.05)
+    later = Side(lambda: budget.taking(40))
+    assert not later.inside.wait(0.3)
+    small.end()
+    assert large.inside.wait(2)
+    assert not later.inside.is_set()
+    large.end()
+    assert later.inside.wait(2)
+    later.end()
+
+
 def test_a_photo_tells_its_pixels_before_it_is_decoded() -> None:
     """What cannot be read has none: decoding it says why."""
     from PIL import Image  # noqa: PLC0415 - used here alone
