@@ -33,6 +33,10 @@ def exit_wedged(seconds: float, what: str = "a batch is past its deadline, the d
     os._exit(WEDGED_STATUS)
 
 
+_SAID_OF_MEMORY = "can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED", "Failed to allocate memory"
+# By torch's allocator on a CPU, the CUDA runtime, its libraries (cuBLAS, cuDNN), and ONNX Runtime.
+
+
 class BatcherClosedError(RuntimeError):
     """The batcher takes nothing more: its model is being unloaded."""
 
@@ -51,7 +55,8 @@ class Batcher(Generic[Input, Output]):
     """Runs `infer` in one thread of its own on batches of inputs of equal bucket.
 
     When the model is free it takes what waits, up to `max_batch`, oldest bucket first. Out of memory: the batch is split and the smaller
-    size remembered for that bucket. Any other error: the batch is bisected until only the bad input fails.
+    size remembered for that bucket. A lost device ends the process, as one that does not come back does. Any other error: the batch is
+    bisected until only the bad input fails.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class Batcher(Generic[Input, Output]):
         *,
         max_batch: int,
         deadline: float,
-        on_wedged: Callable[[float], None] = exit_wedged,
+        on_wedged: Callable[..., None] = exit_wedged,
     ) -> None:
         self._infer = infer
         self._bucket = bucket
@@ -158,14 +163,24 @@ class Batcher(Generic[Input, Output]):
             if len(outputs) != len(batch):
                 raise RuntimeError(f"the model answered {len(outputs)} outputs to {len(batch)} inputs")  # noqa: TRY301 - treated as any fault of the model
         except Exception as error:  # noqa: BLE001 - whatever a model raises belongs to an item, never to this thread
-            self._recover(bucket, batch, error)
+            failure = forgotten(error) if is_out_of_memory(error) else error
+        else:
+            self._answer(batch, outputs, time.monotonic() - start)
             return
-        share = (time.monotonic() - start) / len(batch)
+        # Not in the handler above: while an error is handled, all that its batch had allocated is held.
+        self._recover(bucket, batch, failure)
+
+    @staticmethod
+    def _answer(batch: list[tuple[Input, Pending[Output]]], outputs: Sequence[Output], seconds: float) -> None:
+        share = seconds / len(batch)
         for (_, future), output in zip(batch, outputs, strict=True):
             future.seconds = share
             future.set_result(output)
 
     def _recover(self, bucket: Hashable, batch: list[tuple[Input, Pending[Output]]], error: Exception) -> None:
+        if is_device_lost(error):
+            # Every photo would fail from here on, and none for a fault of its own.
+            self._on_wedged(time.monotonic() - (self._began or time.monotonic()), f"the device is lost ({error})")
         out_of_memory = is_out_of_memory(error)
         if len(batch) == 1:
             failure = OutOfMemoryError(f"one picture alone does not fit: {error}") if out_of_memory else error
@@ -192,5 +207,20 @@ class Batcher(Generic[Input, Output]):
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether a model ran out of the machine's or the device's memory."""
-    # torch is not imported here; its error is known by name.
-    return isinstance(error, (MemoryError, OutOfMemoryError)) or type(error).__name__ == "OutOfMemoryError"
+    # torch is not imported here; its error is known by name, and where it has none of its own by what it says.
+    return (
+        isinstance(error, (MemoryError, OutOfMemoryError))
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID_OF_MEMORY))
+    )
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Tell whether a GPU has failed in a way that no later call of this process gets over, such as an illegal access."""
+    return type(error).__name__ == "AcceleratorError" and not is_out_of_memory(error)
+
+
+def forgotten(error: Exception) -> Exception:
+    """Take an error's way through the model from it, which holds all that was allocated there."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +30,20 @@ class Gate:
         self.batches.append(list(batch))
         self._fail(batch)
         return [2 * number for number in batch]
+
+
+class Activations:
+    """What a model allocates on its way."""
+
+
+def wrapped() -> Exception:
+    """Return an error as libraries meet it and wrap it: with its own way through them."""
+    activations = Activations()
+    try:
+        {}[activations]
+    except KeyError as error:
+        return error
+    raise AssertionError
 
 
 @pytest.fixture
@@ -93,6 +108,58 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(make: Callable[..., Ba
     model = Gate(fail)
     assert held(make(model), model, range(13)) == [2 * n for n in range(13)]
     assert max(len(batch) for batch in model.batches[2:]) == 2
+
+
+def test_a_halved_batch_has_the_memory_of_the_whole_one(make: Callable[..., Batcher[int, int]]) -> None:
+    """What the model had allocated until it failed is gone before it is tried again."""
+    left: list[weakref.ref[Activations]] = []
+    held_again: list[bool] = []
+
+    def fail(batch: Sequence[int]) -> None:
+        held_again.append(any(ref() is not None for ref in left))
+        activations = Activations()
+        left.append(weakref.ref(activations))
+        if len(batch) > 1:
+            raise MemoryError from wrapped()
+
+    model = Gate(fail)
+    assert held(make(model), model, range(5)) == [2 * n for n in range(5)]
+    assert len(held_again) > 5
+    assert not any(held_again)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_memory_that_is_told_in_words_alone_halves_the_batch(make: Callable[..., Batcher[int, int]], said: str) -> None:
+    """On a CPU, and in the GPU's libraries, torch raises an error of no kind of its own."""
+
+    def fail(batch: Sequence[int]) -> None:
+        if len(batch) > 1:
+            raise RuntimeError(said)
+
+    model = Gate(fail)
+    batcher = make(model)
+    assert held(batcher, model, range(5)) == [2 * n for n in range(5)]
+    batcher.submit(9).result(10)
+    assert isinstance(make(lambda _: fail([1, 2])).submit(1).exception(10), OutOfMemoryError)
+
+
+def test_a_lost_device_ends_the_worker_rather_than_fail_its_queue(make: Callable[..., Batcher[int, int]]) -> None:
+    """After an illegal access every later call fails as well; here the end is only observed."""
+    AcceleratorError = type("AcceleratorError", (RuntimeError,), {})  # torch's, known by its name  # noqa: N806 - a class
+    told: list[str] = []
+
+    def fail(_: Sequence[int]) -> None:
+        raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    model = Gate(fail)
+    held(make(model, on_wedged=lambda _, what: told.append(what)), model, [1])
+    assert "illegal memory access" in told[0]
 
 
 def test_one_picture_that_does_not_fit_alone_is_out_of_memory(make: Callable[..., Batcher[int, int]]) -> None:
