@@ -80,6 +80,9 @@ class Lease:
     def _keep(self) -> None:
         while not self._stop.wait(self._milliseconds / 3000):
             try:
-                self._lost = not self.acquire()
+                if not self.acquire():
+                    # For good, though the other may have gone by the next look: it has worked meanwhile.
+                    self._lost = True
+                    return
             except BrokerError:
-                continue  # who cannot be renewed cannot be taken by another either
+                continue  # it may have run out by the time the broker answers: then the next look tells
