@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from shared.errors import OutOfMemoryError, UsageError
+from shared.errors import ModelMissingError, OutOfMemoryError, UsageError
+from shared.models import find
 from shared.recipe import NoCaption
 from shared.settings import Settings
+from workers.captioning.labels import LabelsModel
 from workers.devices import device_for
 from workers.runner import Runner
 from workers.testing import InstantModel
@@ -52,3 +54,14 @@ def test_a_device_that_is_not_here_is_told_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"no device 'cuda:99' among the \d+ GPUs"):
         device_for("cuda:99")
     assert device_for("cpu") == torch.device("cpu")
+
+
+def test_the_starter_captions_take_the_device_of_the_settings_as_other_models_do() -> None:
+    """A wrong one is a setting to correct, not a model that does not load."""
+    settings = Settings()
+    try:
+        find("efficientnet-lite0", settings.models_dir)
+    except ModelMissingError:
+        pytest.skip("the weights are not here: run `vitrina models fetch`")
+    with pytest.raises(UsageError, match="set VITRINA_DEVICE"):
+        LabelsModel(settings.models_dir, max_pixels=1).load("cuda:99", 1)

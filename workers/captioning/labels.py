@@ -65,7 +65,7 @@ class LabelsModel:
         self._models_dir = models_dir
         self._max_pixels = max_pixels
         self._network: Any = None
-        self._device = "cpu"
+        self._device: Any = None
 
     def reads(self, recipe: Recipe) -> tuple[str, ...]:
         """Read the cut-out product."""
@@ -78,13 +78,14 @@ class LabelsModel:
         return 1
 
     def load(self, device: str, threads: int) -> None:
-        """Read the weights and classify one grey square. Raises `ModelMissingError`, `ModelCorruptError`."""
+        """Read the weights and classify one grey square. Raises `ModelMissingError`, `ModelCorruptError`, `UsageError`."""
         import torch  # noqa: PLC0415 - heavy
 
         from workers.captioning.efficientnet import read_network  # noqa: PLC0415 - imports torch
+        from workers.devices import device_for  # noqa: PLC0415 - imports torch
 
         torch.set_num_threads(threads)
-        self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self._device = device_for(device)
         network = read_network(find("efficientnet-lite0", self._models_dir))
         # Channels last is a third faster on a CPU for these depthwise convolutions.
         self._network = network.to(self._device).to(memory_format=torch.channels_last)
