@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from shared.errors import NoProductError
+from shared.errors import NoProductError, UnreadablePictureError
 from shared.pictures import GENERATED, encode_png
 from shared.recipe import Recipe
 from workers.inpainting import BACKGROUNDS
@@ -69,6 +70,16 @@ def test_inside_the_eroded_mask_every_pixel_is_the_sources(name: str, picture: d
     assert np.array_equal(pixels[core], product.source[core])
     assert result.measures["preserved_max_difference"] == 0
     assert result.measures["preserved_pixels"] == core.sum()
+
+
+@pytest.mark.parametrize("name", BACKGROUNDS)
+def test_a_cutout_that_was_spoilt_in_the_catalogue_is_told_with_what_to_do(name: str) -> None:
+    """Cut short, replaced by something else, or of another photo."""
+    good = work(name, {})
+    cutout = good.inputs["cutout"]
+    for wrong in (b"", b"no picture", cutout[: len(cutout) // 2], encode_png(photo((80, 60)).convert("RGBA"))):
+        with pytest.raises(UnreadablePictureError, match=r"the cutout .*: delete the photo's mask and cutout"):
+            finished(name, replace(good, inputs={**good.inputs, "cutout": wrong}))
 
 
 @pytest.mark.parametrize("feather", [0.0, 0.5, 2.0, 7.5])

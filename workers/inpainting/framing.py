@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from shared.errors import NoProductError
+from shared.errors import NoProductError, UnreadablePictureError
 from shared.pictures import decode
+from shared.pictures.colors import DAMAGE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,14 +44,26 @@ class Framed:
 def frame(work: Work, *, max_bytes: int, max_pixels: int) -> Framed:
     """Decode photo and cut-out and place them. Raises `PictureError`, `NoProductError`."""
     photo = decode(work.source, max_bytes=max_bytes, max_pixels=max_pixels).rgb
-    # Our own file, as large as the photo that passed the limits.
-    with Image.open(io.BytesIO(work.inputs["cutout"]), formats=["PNG"]) as image:
-        cutout = image.convert("RGBA")
+    cutout = _cutout(work.inputs["cutout"], photo.size)
     settings = work.recipe.picture
     box = _box(np.asarray(cutout.getchannel("A")))
     if settings.size is None:
         return _framed(photo, cutout, box, 1.0)
     return _placed(photo, cutout, box, settings)
+
+
+def _cutout(data: bytes, size: tuple[int, int]) -> Image.Image:
+    """Decode our own file, which is as large as the photo that passed the limits; RGBA."""
+    again = "delete the photo's mask and cutout in the catalogue, and run the job again"
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if image.size == size:
+                return image.convert("RGBA")
+            found = image.size
+    except (Image.DecompressionBombError, *DAMAGE) as error:
+        raise UnreadablePictureError(f"the cutout is damaged ({type(error).__name__}): {again}") from error
+    msg = f"the cutout has {found[0]}x{found[1]} pixels and the photo {size[0]}x{size[1]}: {again}"
+    raise UnreadablePictureError(msg)
 
 
 def _box(alpha: NDArray[np.uint8]) -> tuple[int, int, int, int]:
