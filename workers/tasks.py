@@ -48,6 +48,9 @@ MAX_BACKOFF = 30.0
 BROKER_WAITS = 0.5, 8.0
 """Seconds of the first and of the longest wait for a broker that does not answer or is full."""
 
+MAX_DETAIL = 500
+"""Characters that are kept of why an item failed."""
+
 stopping = threading.Event()
 """Set when the worker shuts down: who waits for the broker then hands its message back."""
 
@@ -208,9 +211,12 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
 
     def _fail(self, item: Item, error: VitrinaError) -> None:
         """Record the failure; it needs the broker alone, so that it works whatever else is broken."""
-        failure = Failure(item.index, item.key, self.stage, error.reason, str(error))
+        # One line, as long as a person reads: libraries write pages, and a fault that all photos have is kept for each.
+        failure = Failure(item.index, item.key, self.stage, error.reason, " ".join(str(error).split())[:MAX_DETAIL])
         metrics.count(self.stage, "failed", error.reason)
-        log.warning("failed %s: %s", item.key, error, extra=self._fields(item, "failed") | {"reason": error.reason})
+        log.warning(
+            "failed %s: %s", item.key, failure.detail, extra=self._fields(item, "failed") | {"reason": error.reason}
+        )
         progress = self.runner.progress(item.job)
         self._patiently(item, lambda: progress.fail(failure))
         self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))

@@ -1,7 +1,7 @@
 """Instant models: every stage without weights, for tests and for measuring everything around the models.
 
 `celery -A workers.testing worker …` runs them. What they do with a photo is told by its bytes, so that faults can be injected from outside:
-`slow:<seconds>` takes that long, `doubt:<stage>` needs review there, `bad` is an unreadable picture, `bug` raises, `memory` finds none left, `outage` finds the storage away,
+`slow:<seconds>` takes that long, `doubt:<stage>` needs review there, `bad` is an unreadable picture, `bug:<text>` raises, `memory` finds none left, `outage` finds the storage away,
 `die` ends the process, `hang` never ends, `gil:<seconds>` holds the interpreter's lock, `eat` takes all memory there is; anything else passes.
 """
 
@@ -85,8 +85,8 @@ def _eat(_: str) -> None:
 
 
 def _raise(error: type[Exception], text: str = "the photo asks for it") -> Callable[[str], NoReturn]:
-    def order(_: str) -> NoReturn:
-        raise error(text)
+    def order(value: str) -> NoReturn:
+        raise error(value or text)
 
     return order
 

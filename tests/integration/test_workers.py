@@ -75,6 +75,26 @@ def test_a_photo_that_kills_its_worker_is_recorded_in_the_end(tmp_path: Path) ->
                 app.close()
 
 
+def test_a_failure_is_kept_as_one_line_however_much_a_library_says(tmp_path: Path) -> None:
+    """A fault that every photo of a large job has must not fill the broker."""
+    with Broker(tmp_path / "broker") as broker:
+        settings = Settings(broker=broker.url)
+        app, own = make_app(settings), Workers(settings)
+        with connect(settings) as client:
+            catalogue = Catalogue(tmp_path, settings, app, client)
+            catalogue.add("bug.jpg", "bug:no such layer\n" + "at some place\n" * 10_000)
+            try:
+                own.start("own", STAGES[0])
+                job = catalogue.submit()
+                catalogue.follow(job)
+                (failure,) = catalogue.progress(job).failures()
+            finally:
+                own.stop()
+                app.close()
+    assert failure.detail.startswith("ZeroDivisionError: no such layer at some place")
+    assert len(failure.detail) <= 500
+
+
 def test_a_lease_is_renewed_only_while_it_is_held(tmp_path: Path) -> None:
     """A message that went back belongs to whoever takes it next."""
     with Broker(tmp_path / "broker") as broker, connect(Settings(broker=broker.url)) as client:
