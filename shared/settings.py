@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     max_deaths: int = Field(default=3, ge=1)
     """Starts, each alone in a worker, that never ended, after which an item is recorded as one that kills its worker."""
     outage_patience: float = Field(default=3600, ge=0)
-    """Seconds that a worker waits for a storage that is down for everyone, before its items fail."""
+    """Seconds for which a job's items are put off while its storage is down for all of them; then they fail."""
     picture_memory: int = Field(default=0, ge=0)
     """Bytes that the photos of one worker may take at once; 0 means a quarter of the machine's or the container's memory."""
     heartbeat_file: Path | None = None

@@ -72,7 +72,7 @@ class Process:
             heartbeat=settings.heartbeat_file,
         )
         self._presence = Presence(self.app, settings)
-        outage = Outage(stopping.is_set, settings.outage_patience)
+        outage = Outage(settings.outage_patience)
         metrics.PAUSED.set_function(lambda: outage.down)
         self._tracing = tracing.from_environment()
         guard = Guard(Quarantine(stopping.is_set), outage, self._watchdog, self._tracing)

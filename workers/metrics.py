@@ -35,7 +35,7 @@ BYTES = Counter("vitrina_storage_bytes", "Bytes `read` from storage and `written
 LOADS = Histogram(
     "vitrina_model_load_seconds", "Seconds to load and warm up a model", ["stage", "model"], buckets=_SECONDS
 )
-PAUSED = Gauge("vitrina_storage_paused", "Whether the worker waits for a storage that is down for everyone")
+PAUSED = Gauge("vitrina_storage_paused", "Whether photos are put off since the storage is down for all of their job")
 
 
 def begin(stage: StageName) -> None:

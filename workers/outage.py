@@ -1,84 +1,99 @@
-"""A storage that is down for everyone pauses the worker, rather than fail one photo after the other."""
+"""A job's storage that is down for everyone: its photos are put off, rather than fail one after the other or hold up other jobs."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from workers.quarantine import LOOK_SECONDS, StoppedError
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from shared.errors import StorageError
 
 log = logging.getLogger(__name__)
 
 ENOUGH = 3
-"""Different items that fail in a row, with none that works in between, mean that it is not their fault."""
+"""Different items of a job that fail in a row, with none that works in between, mean that it is not their fault."""
 PROBES = 0.5, 15.0
-"""Seconds before the first try of an outage, and the longest between two; one task tries, the others wait."""
+"""Seconds before the first try of an outage, and the longest between two."""
 TOLD_SECONDS = 60.0
 """Between two lines in the log."""
+FORGOTTEN_SECONDS = 600.0
+"""After the last fault of a job: it was cancelled, or another worker has it."""
 
 
-class Outage:
-    """What the tasks of a worker have seen of the storage. Called from many threads."""
-
-    def __init__(self, stopping: Callable[[], bool], patience: float) -> None:
-        """After `patience` seconds an outage is no longer waited for: its items fail."""
-        self._stopping = stopping
-        self._patience = patience
-        self._lock = threading.Lock()
-        self._failed: set[tuple[str, int]] = set()
-        self._since = 0.0
-        self._next_probe = 0.0
-        self._interval = PROBES[0]
-        self._told = 0.0
+@dataclass(slots=True)
+class _Job:
+    since: float
+    last: float
+    failed: set[int] = field(default_factory=set)
+    next_probe: float = 0.0
+    interval: float = PROBES[0]
+    told: float = float("-inf")
 
     @property
     def down(self) -> bool:
-        """Whether the storage is down for everyone."""
-        return len(self._failed) >= ENOUGH
+        return len(self.failed) >= ENOUGH
 
-    def worked(self) -> None:
-        """Note that a task has read and written."""
-        if not self._failed:
-            return
+
+class Outage:
+    """What the tasks of a worker have seen of each job's storage. Called from many threads."""
+
+    def __init__(self, patience: float) -> None:
+        """After `patience` seconds an outage is no longer waited for: its items fail."""
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._jobs: dict[str, _Job] = {}
+
+    @property
+    def down(self) -> bool:
+        """Whether some job's storage is down for everyone."""
         with self._lock:
-            if len(self._failed) >= ENOUGH:
-                log.info("the storage works again", extra={"action": "storage_back"})
-            self._failed.clear()
+            self._forget()
+            return any(job.down for job in self._jobs.values())
 
-    def failed(self, job: str, index: int, error: StorageError) -> bool:
-        """Note a fault, and tell whether to wait and try again: it is not this item's, and has not gone on for too long."""
+    def wait(self, name: str) -> float:
+        """Return for how many seconds an item of a job is to be put off. 0 tells it to try: it is the one, or there is no outage."""
         now = time.monotonic()
         with self._lock:
-            down = len(self._failed) >= ENOUGH
-            self._failed.add((job, index))
-            if len(self._failed) < ENOUGH:
-                return False
-            if not down:
-                self._since, self._interval, self._told = now, PROBES[0], 0.0
-            self._next_probe = now + self._interval
-            self._interval = min(2 * self._interval, PROBES[1])
-            if now - self._told > TOLD_SECONDS:
-                self._told = now
-                log.warning("the storage is down, pausing: %s", error, extra={"action": "storage_down"})
-            if len(self._failed) > 10 * ENOUGH:  # as many as matter
-                self._failed = set(list(self._failed)[:ENOUGH])
-            return now - self._since < self._patience
+            job = self._jobs.get(name)
+            if job is None or not job.down or now - job.since >= self._patience:
+                return 0.0
+            if now >= job.next_probe:
+                job.next_probe = now + job.interval
+                return 0.0
+            return job.interval
 
-    def wait(self) -> None:
-        """Wait while the storage is down; one task at a time is let through to try. Raises `StoppedError`."""
-        while self.down:
-            with self._lock:
-                now = time.monotonic()
-                if now >= self._next_probe:
-                    self._next_probe = now + self._interval
-                    return
-            if self._stopping():
-                raise StoppedError
-            time.sleep(LOOK_SECONDS)
+    def worked(self, name: str) -> None:
+        """Note that an item of a job was read and written."""
+        if name not in self._jobs:
+            return
+        with self._lock:
+            job = self._jobs.pop(name, None)
+        if job and job.down:
+            log.info("the storage works again", extra={"action": "storage_back", "job": name})
+
+    def failed(self, name: str, index: int, error: StorageError) -> bool:
+        """Note a fault, and tell whether to put the item off: the fault is not its own, and has not gone on for too long."""
+        now = time.monotonic()
+        with self._lock:
+            self._forget()
+            job = self._jobs.setdefault(name, _Job(now, now))
+            job.last = now
+            if not job.down:
+                job.failed.add(index)
+                job.since = now
+                if not job.down:
+                    return False
+            job.next_probe = now + job.interval
+            job.interval = min(2 * job.interval, PROBES[1])
+            if now - job.told > TOLD_SECONDS:
+                job.told = now
+                log.warning("the storage is down, pausing: %s", error, extra={"action": "storage_down", "job": name})
+            return now - job.since < self._patience
+
+    def _forget(self) -> None:
+        long_ago = time.monotonic() - FORGOTTEN_SECONDS
+        for name in [name for name, job in self._jobs.items() if job.last < long_ago]:
+            del self._jobs[name]

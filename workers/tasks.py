@@ -146,21 +146,22 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
             self._work(item)
 
     def _work(self, item: Item) -> None:
-        """Run the stage, and again while the storage is down for everyone."""
+        """Run the stage, or put the item off while the storage is down for the whole job."""
         outage = self.guard.outage
-        while True:
-            outage.wait()
-            try:
-                with self.guard.watchdog.work():
-                    self._patiently(item, lambda: self._run_stage(item))
-            except ObjectMissingError:
-                raise
-            except StorageError as error:
-                if not outage.failed(item.job, item.index, error):
-                    raise
-            else:
-                outage.worked()
-                return
+        wait = outage.wait(item.job)
+        if wait:
+            self._put_off(item, wait)
+        try:
+            with self.guard.watchdog.work():
+                self._patiently(item, lambda: self._run_stage(item))
+        except ObjectMissingError:
+            raise
+        except StorageError as error:
+            if outage.failed(item.job, item.index, error):
+                self._put_off(item, outage.wait(item.job))
+            raise
+        else:
+            outage.worked(item.job)
 
     def _run_stage(self, item: Item) -> None:
         if self.guard.tracing is None:
@@ -200,6 +201,14 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
         countdown = random.uniform(0.5, 1) * min(MAX_BACKOFF, backoff)  # noqa: S311 - not a secret
         metrics.count(self.stage, "retried", error.reason)
         log.warning("again in %.1f s: %s", countdown, error, extra=self._fields(item, "retry"))
+        self._send_again(item, countdown, error)
+
+    def _put_off(self, item: Item, seconds: float) -> NoReturn:
+        """Send the item again after a while. That is no try of it, and its thread is free for other jobs meanwhile."""
+        self.request.retries -= 1
+        self._send_again(item, seconds * random.uniform(1, 1.5))  # noqa: S311 - not a secret
+
+    def _send_again(self, item: Item, countdown: float, error: VitrinaError | None = None) -> NoReturn:
         progress = self.runner.progress(item.job)
         # This start has ended: only starts that never end speak against the photo.
         self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))

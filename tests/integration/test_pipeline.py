@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+from made_jobs import Catalogue
 
+from producer import repairs
 from producer.manifest import Manifest
-from producer.session import create_job
+from producer.session import Session, create_job
 from shared.broker import make_app
 from shared.jobs import read_items
 from shared.keys import STAGES
@@ -21,7 +23,7 @@ from shared.recipe import Recipe
 from shared.storage import open_storage
 
 if TYPE_CHECKING:
-    from made_jobs import Catalogue, Workers
+    from made_jobs import Workers
     from redis import Redis
 
     from shared.settings import Settings
@@ -103,6 +105,22 @@ def test_what_may_heal_is_tried_as_often_as_set_and_then_recorded(catalogue: Cat
     assert catalogue.follow(job).done == 1
     failures = {f.key: f.reason for f in catalogue.progress(job).failures()}
     assert failures == {"away.jpg": "storage", "large.jpg": "out_of_memory"}
+
+
+def test_a_job_whose_storage_is_gone_does_not_hold_up_others(catalogue: Catalogue, tmp_path: Path) -> None:
+    """Its photos are put off, however many there are; once it is cancelled they end."""
+    for number in range(20):
+        catalogue.add(f"{number}.jpg", "outage")
+    gone = catalogue.submit()
+    (tmp_path / "other").mkdir()
+    other = Catalogue(tmp_path / "other", catalogue.settings, catalogue.app, catalogue.client)
+    for number in range(5):
+        other.add(f"{number}.jpg", "photo")
+    assert other.follow(other.submit(), 30).done == 5
+    counts = catalogue.progress(gone).counts()
+    assert (counts.done, counts.failed) == (0, 0)
+    repairs.cancel(Session.reopen(gone.id, None, catalogue.settings))
+    assert catalogue.follow(gone).failed == 20
 
 
 def test_a_job_whose_record_is_out_of_reach_fails_its_items_with_the_reason(catalogue: Catalogue) -> None:

@@ -84,40 +84,53 @@ def test_who_waits_leaves_when_the_worker_stops() -> None:
 
 
 def test_one_bad_photo_is_no_outage() -> None:
-    """However often it fails; nor are several when others work."""
-    outage = Outage(lambda: False, patience=60)
+    """However often it fails; nor are several when others work, or when they are of several jobs."""
+    outage = Outage(patience=60)
     assert not any(outage.failed("job", 1, StorageError("x")) for _ in range(10))
     for index in range(10):
         assert not outage.failed("job", index, StorageError("x"))
-        outage.worked()
+        outage.worked("job")
+    for index in range(10):
+        assert not outage.failed(f"job {index}", index, StorageError("x"))
+    assert not outage.down
 
 
-def test_an_outage_is_waited_for_by_one_that_tries() -> None:
-    """The others wait until it works again, and for no longer than the patience lasts."""
-    outage = Outage(lambda: False, patience=60)
+def test_in_an_outage_one_photo_tries_and_the_others_are_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it works again, and only those of the same job: another may have another storage."""
+    now = 0.0
+    monkeypatch.setattr("workers.outage.time.monotonic", lambda: now)
+    outage = Outage(patience=60)
     told = [outage.failed("job", index, StorageError("x")) for index in range(ENOUGH)]
     assert told == [*[False] * (ENOUGH - 1), True]
-    passed: list[int] = []
-    threads = [threading.Thread(target=lambda n=n: (outage.wait(), passed.append(n)), daemon=True) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.9)
-    assert len(passed) == 1
-    outage.worked()
-    for thread in threads:
-        thread.join(3)
-    assert len(passed) == 4
-    impatient = Outage(lambda: False, patience=0)
-    assert not any(impatient.failed("job", index, StorageError("x")) for index in range(2 * ENOUGH))
+    assert outage.down
+    assert outage.wait("another job") == 0
+    assert outage.wait("job") > 0
+    tries = 0
+    while now < 59:
+        now += 0.1
+        if not outage.wait("job"):
+            tries += 1
+            assert outage.failed("job", 7, StorageError("x"))
+    assert 5 < tries < 12
+    assert outage.wait("job") <= 15
+    outage.worked("job")
+    assert outage.wait("job") == 0
+    assert not outage.down
 
 
-def test_an_outage_does_not_keep_a_worker_from_stopping() -> None:
-    """Who waits for the storage hands its message back."""
-    outage = Outage(lambda: True, patience=60)
+def test_an_outage_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the patience items try, and fail; when none has for long, as after a cancellation, nothing is down."""
+    now = 0.0
+    monkeypatch.setattr("workers.outage.time.monotonic", lambda: now)
+    outage = Outage(patience=60)
     for index in range(ENOUGH):
         outage.failed("job", index, StorageError("x"))
-    with pytest.raises(StoppedError):
-        outage.wait()
+    now = 61
+    assert outage.wait("job") == outage.wait("job") == 0
+    assert not outage.failed("job", 9, StorageError("x"))
+    assert outage.down
+    now += 601
+    assert not outage.down
 
 
 def test_large_photos_take_turns() -> None:
