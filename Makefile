@@ -29,7 +29,7 @@ up: $(VENV)/.ready ## the embedded stack in the foreground
 	$(BIN)/vitrina up
 
 test: $(VENV)/.ready ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 compose-test: $(VENV)/.ready ## a catalogue in containers while workers die and the broker restarts; needs Docker; PHOTOS=folder for yours
 	$(BIN)/python tests/deploy/compose_job.py $(if $(PHOTOS),"$(PHOTOS)")
