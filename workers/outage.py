@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shared.errors import StorageError
 
 log = logging.getLogger(__name__)
@@ -31,10 +33,7 @@ class _Job:
     next_probe: float = 0.0
     interval: float = PROBES[0]
     told: float = float("-inf")
-
-    @property
-    def down(self) -> bool:
-        return len(self.failed) >= ENOUGH
+    down: bool = False
 
 
 class Outage:
@@ -74,8 +73,12 @@ class Outage:
         if job and job.down:
             log.info("the storage works again", extra={"action": "storage_back", "job": name})
 
-    def failed(self, name: str, index: int, error: StorageError) -> bool:
-        """Note a fault, and tell whether to put the item off: the fault is not its own, and has not gone on for too long."""
+    def failed(self, name: str, index: int, error: StorageError, *, answers: Callable[[], bool]) -> bool:
+        """Note a fault, and tell whether to put the item off: the fault is not its own, and has not gone on for too long.
+
+        `answers` asks the storage for something else.
+        """
+        dead = not self._is_down(name) and not answers()
         now = time.monotonic()
         with self._lock:
             self._forget()
@@ -84,14 +87,19 @@ class Outage:
             if not job.down:
                 job.failed.add(index)
                 job.since = now
-                if not job.down:
-                    return False
+                job.down = dead or len(job.failed) >= ENOUGH
+            if not job.down:
+                return False
             job.next_probe = now + job.interval
             job.interval = min(2 * job.interval, PROBES[1])
             if now - job.told > TOLD_SECONDS:
                 job.told = now
                 log.warning("the storage is down, pausing: %s", error, extra={"action": "storage_down", "job": name})
             return now - job.since < self._patience
+
+    def _is_down(self, name: str) -> bool:
+        with self._lock:
+            return name in self._jobs and self._jobs[name].down
 
     def _forget(self) -> None:
         long_ago = time.monotonic() - FORGOTTEN_SECONDS

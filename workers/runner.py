@@ -12,7 +12,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shared.connection import connect
-from shared.errors import JobForgottenError, MaskMissingError, ObjectMissingError, OutOfMemoryError, SourceChangedError
+from shared.errors import (
+    JobForgottenError,
+    MaskMissingError,
+    ObjectMissingError,
+    OutOfMemoryError,
+    SourceChangedError,
+    StorageError,
+    StorageRefusedError,
+)
 from shared.jobs import PAGE, Job, read_page
 from shared.keys import STAGES, StageName, mask_key
 from shared.pictures import pixels
@@ -39,6 +47,9 @@ log = logging.getLogger(__name__)
 
 JOBS_KEPT = 16
 """Jobs whose recipe and storages a worker keeps open."""
+
+PROBE = "is-anyone-there"
+"""A key that nobody has, to ask a storage for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +224,18 @@ class Runner:
             while len(self._jobs) >= JOBS_KEPT:
                 self._jobs.pop(next(iter(self._jobs)))
             return self._jobs.setdefault(job, opened)
+
+    def storage_answers(self, job: str) -> bool:
+        """Whether a job's storages answer at all, though it be that they have no such thing."""
+        try:
+            opened = self.open(job)
+            for storage in (opened.destination, opened.source):
+                storage.head(PROBE)
+        except StorageRefusedError:
+            return True
+        except StorageError:
+            return False
+        return True
 
     def run(self, item: Item) -> Provenance:
         """Bring one item through this stage, or find that it already is. Raises `VitrinaError` for what went wrong with it."""

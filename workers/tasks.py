@@ -157,7 +157,7 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
         except ObjectMissingError:
             raise
         except StorageError as error:
-            if outage.failed(item.job, item.index, error):
+            if outage.failed(item.job, item.index, error, answers=lambda: self.runner.storage_answers(item.job)):
                 self._put_off(item, outage.wait(item.job))
             raise
         else:

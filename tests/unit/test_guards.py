@@ -83,16 +83,32 @@ def test_who_waits_leaves_when_the_worker_stops() -> None:
     running.end()
 
 
+def yes() -> bool:
+    return True
+
+
+def no() -> bool:
+    return False
+
+
 def test_one_bad_photo_is_no_outage() -> None:
     """However often it fails; nor are several when others work, or when they are of several jobs."""
     outage = Outage(patience=60)
-    assert not any(outage.failed("job", 1, StorageError("x")) for _ in range(10))
+    assert not any(outage.failed("job", 1, StorageError("x"), answers=yes) for _ in range(10))
     for index in range(10):
-        assert not outage.failed("job", index, StorageError("x"))
+        assert not outage.failed("job", index, StorageError("x"), answers=yes)
         outage.worked("job")
     for index in range(10):
-        assert not outage.failed(f"job {index}", index, StorageError("x"))
+        assert not outage.failed(f"job {index}", index, StorageError("x"), answers=yes)
     assert not outage.down
+
+
+def test_a_storage_that_does_not_answer_is_an_outage_at_once() -> None:
+    """However few photos are left to find out; it is asked once."""
+    outage = Outage(patience=60)
+    assert outage.failed("job", 1, StorageError("x"), answers=no)
+    assert outage.down
+    assert outage.failed("job", 1, StorageError("x"), answers=lambda: pytest.fail("asked again"))
 
 
 def test_in_an_outage_one_photo_tries_and_the_others_are_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +116,7 @@ def test_in_an_outage_one_photo_tries_and_the_others_are_put_off(monkeypatch: py
     now = 0.0
     monkeypatch.setattr("workers.outage.time.monotonic", lambda: now)
     outage = Outage(patience=60)
-    told = [outage.failed("job", index, StorageError("x")) for index in range(ENOUGH)]
+    told = [outage.failed("job", index, StorageError("x"), answers=yes) for index in range(ENOUGH)]
     assert told == [*[False] * (ENOUGH - 1), True]
     assert outage.down
     assert outage.wait("another job") == 0
@@ -110,7 +126,7 @@ def test_in_an_outage_one_photo_tries_and_the_others_are_put_off(monkeypatch: py
         now += 0.1
         if not outage.wait("job"):
             tries += 1
-            assert outage.failed("job", 7, StorageError("x"))
+            assert outage.failed("job", 7, StorageError("x"), answers=yes)
     assert 5 < tries < 12
     assert outage.wait("job") <= 15
     outage.worked("job")
@@ -124,10 +140,10 @@ def test_an_outage_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("workers.outage.time.monotonic", lambda: now)
     outage = Outage(patience=60)
     for index in range(ENOUGH):
-        outage.failed("job", index, StorageError("x"))
+        outage.failed("job", index, StorageError("x"), answers=yes)
     now = 61
     assert outage.wait("job") == outage.wait("job") == 0
-    assert not outage.failed("job", 9, StorageError("x"))
+    assert not outage.failed("job", 9, StorageError("x"), answers=yes)
     assert outage.down
     now += 601
     assert not outage.down
