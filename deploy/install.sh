@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 touch README.md LICENSE
 for package in producer shared workers; do mkdir "$package" && touch "$package/__init__.py"; done
 python3 -m venv /opt/vitrina
-/opt/vitrina/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ${2:+--extra-index-url "$2"} ".[$1]"
+PIP_EXTRA_INDEX_URL=${2:-} /opt/vitrina/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[$1]"
 cd /opt/vitrina/lib/python3*/site-packages
 rm -r producer shared workers
 # pyarrow is here to read and write Parquet: its tests, headers, and network protocol are half of it.

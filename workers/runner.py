@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shared.connection import connect
@@ -19,9 +19,8 @@ from shared.errors import (
     OutOfMemoryError,
     SourceChangedError,
     StorageError,
-    StorageRefusedError,
 )
-from shared.jobs import PAGE, Job, read_page
+from shared.jobs import Job
 from shared.keys import STAGES, StageName, mask_key
 from shared.pictures import pixels
 from shared.plan import Outputs, Plan, chosen
@@ -30,12 +29,13 @@ from shared.provenance import Provenance
 from shared.storage import open_storage
 from workers import metrics
 from workers.batcher import Batcher, BatcherClosedError, Pending, is_out_of_memory
+from workers.job import OpenJob, Pages
 from workers.memory import BYTES_PER_PIXEL, SHARE, Budget, machine_bytes
 from workers.registry import make_model
 from workers.stage import Result, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from shared.messages import Item
     from shared.recipe import ModelSection
@@ -47,46 +47,6 @@ log = logging.getLogger(__name__)
 
 JOBS_KEPT = 16
 """Jobs whose recipe and storages a worker keeps open."""
-
-PROBE = "is-anyone-there"
-"""A key that nobody has, to ask a storage for."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenJob:
-    """A job with everything a worker needs to run its items."""
-
-    job: Job
-    plan: Plan
-    source: Storage
-    destination: Storage
-    progress: Progress
-    pages: Pages | None
-    """None when no manifest says more of the items."""
-
-
-class Pages:
-    """The pages of a job's item list that were read last: items come nearly in order, so that one read serves a page."""
-
-    KEPT = 4
-
-    def __init__(self, job: Job, storage: Storage) -> None:
-        self._job = job
-        self._storage = storage
-        self._pages: dict[int, list[Item]] = {}
-        self._lock = threading.Lock()
-
-    def fields(self, index: int, *, again: bool = False) -> Mapping[str, Any]:
-        """Return what the manifest says of an item; `again` asks for what it says by now. Raises `StorageError`."""
-        with self._lock:
-            number, row = divmod(index, PAGE)
-            # The last page grows while a job is fed.
-            if again or row >= len(self._pages.get(number, ())):
-                self._pages.pop(number, None)
-                while len(self._pages) >= self.KEPT:
-                    self._pages.pop(next(iter(self._pages)))
-                self._pages[number] = read_page(self._storage, self._job.id, index)
-            return self._pages[number][row].fields
 
 
 class Clock:
@@ -226,16 +186,11 @@ class Runner:
             return self._jobs.setdefault(job, opened)
 
     def storage_answers(self, job: str) -> bool:
-        """Whether a job's storages answer at all, though it be that they have no such thing."""
+        """Whether a job's storages answer at all."""
         try:
-            opened = self.open(job)
-            for storage in (opened.destination, opened.source):
-                storage.head(PROBE)
-        except StorageRefusedError:
-            return True
+            return self.open(job).answers()
         except StorageError:
             return False
-        return True
 
     def run(self, item: Item) -> Provenance:
         """Bring one item through this stage, or find that it already is. Raises `VitrinaError` for what went wrong with it."""

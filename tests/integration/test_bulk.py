@@ -398,23 +398,3 @@ def test_workers_are_named_while_they_are_there(catalogue: Catalogue, workers: W
     progress = Progress(client, unfed(catalogue).job.id)
     wait_until(lambda: set(Surroundings.of(client, progress, catalogue.settings).workers) == set(STAGES))
     assert "workers: 1" in Surroundings.of(client, progress, catalogue.settings).line()
-
-
-def test_events_name_the_photo_at_every_stage(catalogue: Catalogue, app: Celery) -> None:
-    """What Flower shows beside the stage is the same from the first to the last."""
-    jobs: list[str] = []
-    said: dict[str, str] = {}
-    with app.connection_for_read() as connection:
-
-        def begin(*_: object, **__: object) -> None:
-            catalogue.add("shoes/a.jpg", "photo")
-            jobs.append(catalogue.submit().id)
-
-        def note(event: dict[str, str]) -> None:
-            said[event["name"]] = event["args"]
-            receiver.should_stop = len(said) == len(STAGES)
-
-        receiver = app.events.Receiver(connection, handlers={"task-received": note})
-        receiver.on_consume_ready = begin
-        receiver.capture(timeout=60, wakeup=False)
-    assert said == dict.fromkeys(STAGES, f"shoes/a.jpg ({jobs[0]} #0)")

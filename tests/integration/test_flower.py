@@ -21,10 +21,14 @@ import pytest
 from producer.embedded import Broker, Flower, free_port
 from producer.flower import flower_options
 from shared.errors import UsageError
+from shared.keys import STAGES
 from shared.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from celery import Celery
+    from made_jobs import Catalogue
 
 COMMAND = [sys.executable, "-m", "producer.cli", "flower"]
 PASSWORD = "open-sesame"  # noqa: S105 - the test's own
@@ -132,3 +136,23 @@ def test_the_embedded_one_stays_on_loopback(tmp_path: Path) -> None:
         with Flower(tmp_path, settings) as served:
             listening = {entry.laddr.ip for entry in psutil.Process(served.pid).net_connections() if not entry.raddr}
             assert listening == {"127.0.0.1"}
+
+
+def test_events_name_the_photo_at_every_stage(catalogue: Catalogue, app: Celery) -> None:
+    """What Flower shows beside the stage is the same from the first to the last."""
+    jobs: list[str] = []
+    said: dict[str, str] = {}
+    with app.connection_for_read() as connection:
+
+        def begin(*_: object, **__: object) -> None:
+            catalogue.add("shoes/a.jpg", "photo")
+            jobs.append(catalogue.submit().id)
+
+        def note(event: dict[str, str]) -> None:
+            said[event["name"]] = event["args"]
+            receiver.should_stop = len(said) == len(STAGES)
+
+        receiver = app.events.Receiver(connection, handlers={"task-received": note})
+        receiver.on_consume_ready = begin
+        receiver.capture(timeout=60, wakeup=False)
+    assert said == dict.fromkeys(STAGES, f"shoes/a.jpg ({jobs[0]} #0)")
