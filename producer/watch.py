@@ -178,7 +178,7 @@ class Watch:
         except ProgressLostError:
             self._close()  # what storage holds is worked out again at the next look, and what was not queued comes again
             return 0
-        except BaseException:
+        except BaseException:  # Ctrl-C as well
             self._close()
             raise
 

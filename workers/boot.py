@@ -96,7 +96,7 @@ class Process:
         except ImportError as error:
             log.critical("%s: install vitrina[worker,production]", error, extra={"action": "start"})
             _leave(CONFIG_STATUS)
-        except Exception:
+        except Exception:  # of any kind: libraries
             log.critical("the model does not load", exc_info=True, extra={"action": "start"})
             _leave(LOAD_STATUS)
 
