@@ -53,6 +53,9 @@ end
 return false
 """
 
+# KEYS: unacked index, unacked. ARGV: the tag.
+_FORGET = "redis.call('ZREM', KEYS[1], ARGV[1]) redis.call('HDEL', KEYS[2], ARGV[1])"
+
 WAIT_SECONDS = 1
 """Longest wait on one queue; bounds how late a message is seen whose waiting worker died."""
 SEVERAL_WAIT_SECONDS = 0.1
@@ -74,11 +77,17 @@ class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message."""
-        self._settle(delivery_tag, super().ack)
+        self._settle(delivery_tag, self._forget)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Hand a message back, or drop it."""
         self._settle(delivery_tag, partial(super().reject, requeue=requeue))
+
+    def _forget(self, delivery_tag: str) -> None:
+        # One script for kombu's transaction of four commands, each of which costs the worker more than it costs the server.
+        with self.channel.conn_or_acquire() as client:
+            client.eval(_FORGET, 2, self.unacked_index_key, self.unacked_key, delivery_tag)
+        virtual.QoS.ack(self, delivery_tag)
 
     def _settle(self, delivery_tag: str, do: Callable[[str], None]) -> None:
         # What fails here would stay ours for ever: renewed, counted against the prefetch limit, never run. Forgotten, its lease runs out, and
