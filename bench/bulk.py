@@ -61,6 +61,8 @@ HUGE = 100_000_000
 LISTED = 20_000
 """Objects in the S3 server that is listed."""
 SAMPLE_SECONDS = 1.0
+BYTES, FILES = 40_000, 10
+"""What an item's outputs take of a file system: four small objects with their metadata, each in blocks of 4 kB, and a folder."""
 
 
 class Watch(threading.Thread):
@@ -246,11 +248,34 @@ def _rate(rows: Iterable[object]) -> float:
     return number / (time.perf_counter() - start)
 
 
+def room_for(items: int) -> Path:
+    """Return where the outputs of so many items go: memory where it holds them with as much to spare, else the disk.
+
+    Raises:
+        SystemExit: Neither holds them.
+    """
+    memory, disk = Path("/dev/shm"), Path(tempfile.gettempdir())  # noqa: S108 - pictures in memory, as the comparison asks
+    for place, share in ((memory, 2), (disk, 1)):
+        if not place.is_dir():
+            continue
+        space = os.statvfs(place)
+        free = space.f_bavail * space.f_frsize
+        if place == memory:
+            free = min(free, psutil.virtual_memory().available)
+        if free > share * items * BYTES and space.f_favail > items * FILES:
+            return place
+    sys.exit(
+        f"{items:,} items need {items * BYTES / 1e9:.0f} GB and {items * FILES:,} files in {disk}: set TMPDIR to a larger disk, or KEYS lower"
+    )
+
+
 def main() -> None:
     """Measure and print; the last line is one JSON object."""
-    room = Path("/dev/shm") if Path("/dev/shm").is_dir() else None  # noqa: S108 - pictures in memory, as the comparison asks
-    with tempfile.TemporaryDirectory(prefix="vitrina-bulk-", dir=room) as name, ExitStack() as stack:
-        folder = Path(name)
+    with ExitStack() as stack:
+        folder, long = (
+            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vitrina-bulk-", dir=room_for(items))))
+            for items in (CHAINS, KEYS)
+        )
         broker = stack.enter_context(Broker(folder / "broker"))
         settings = Settings(broker=broker.url, threads=THREADS, log_level="WARNING")
         bare = bare_rate(broker, folder)
@@ -261,10 +286,10 @@ def main() -> None:
         seconds, _, _ = run_job(settings, CHAINS, folder / "short")
         ours = CHAINS / seconds
         print(f"the three queues  {ours:8.1f} images/s, {ours / bare:.2f} of bare", flush=True)
-        seconds, watch, job = run_job(settings, KEYS, folder / "long")
-        print(f"{KEYS} keys in {seconds:.0f} s: {KEYS / seconds:.1f} images/s", flush=True)
-        lost, doubled = audit(folder / "long", job, settings)
-        first, again = export_rates(folder / "long", job, settings)
+        seconds, watch, job = run_job(settings, KEYS, long)
+        print(f"{KEYS} keys in {seconds:.0f} s: {KEYS / seconds:.1f} images/s; outputs in {long.parent}", flush=True)
+        lost, doubled = audit(long, job, settings)
+        first, again = export_rates(long, job, settings)
         print(f"export            {first:8.0f} rows/s the first time, {again:.0f} from then on", flush=True)
         status = status_ms(settings, folder / "huge")
         print(f"status            {status:8.1f} ms for {HUGE:,} items", flush=True)
