@@ -59,7 +59,7 @@ def main() -> None:
         start = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="vitrina-bench-") as folder:
             rungs = LADDERS[stage](bench, options.size, Path(folder), BATCHES[options.size][stage])
-        base, best = rungs[0].rate, max(rungs, key=lambda rung: rung.rate)
+        base, best = rungs[0].rate, max((rung for rung in rungs if rung.same), key=lambda rung: rung.rate)
         table = ["", f"## {stage}", "", HEADER, *(rung.row(base, bench.peak) for rung in rungs)]
         table += ["", f"Measured in {time.perf_counter() - start:.0f} s, saving and loading the weights included."]
         print("\n".join(table), flush=True)

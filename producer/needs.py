@@ -53,7 +53,7 @@ def weights_of(recipe: Recipe, stage: StageName | None = None) -> list[str]:
             if weights in REGISTRY:
                 found += REGISTRY[weights].also
         if isinstance(section, DiffusionBackground):
-            found.append("u2netp")
+            found += [*([section.lora] if section.lora else []), "u2netp"]
         if isinstance(section, Blip2Caption):
             others = [language for language in section.languages if language != "en"]
             found += [section.translators.get(language, f"opus-mt-en-{language}") for language in others]
@@ -68,6 +68,8 @@ def needs(recipe: Recipe, settings: Settings) -> list[Finding]:
         wanted = _PACKAGES.get(section.model, ())
         if getattr(section, "quantize", "none") == "int8":
             wanted = (*wanted, "bitsandbytes")
+        if getattr(section, "lora", None):
+            wanted = (*wanted, "peft")
         lacking = [package for package in wanted if importlib.util.find_spec(package) is None]
         if lacking:
             findings.append(Finding(stage, False, f"needs {', '.join(lacking)}: install {_source(lacking)}"))

@@ -41,8 +41,8 @@ def chosen(recipe: Recipe, stage: StageName) -> ModelSection:
 def _revision(stage: StageName, section: ModelSection) -> str:
     """Name the code's revision and, where the weights are a choice, theirs."""
     own = REVISIONS[stage][section.model]
-    weights = getattr(section, "weights", None)
-    return f"{own} {weights_revision(weights)}".strip() if weights else own
+    named = [weights for field in ("weights", "lora") if (weights := getattr(section, field, None))]
+    return " ".join(filter(None, [own, *map(weights_revision, named)]))
 
 
 def picture_kinds(recipe: Recipe) -> list[str]:

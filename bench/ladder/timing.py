@@ -29,6 +29,8 @@ class Rung:
     """Of the run before them: compiling, allocating, choosing kernels."""
     peak_bytes: int
     """Largest memory allocated on the device; 0 on a CPU."""
+    same: bool = True
+    """Makes what the others make. One that makes less is no measure of speed, and is not the figure that is told."""
     flops: float = 0.0
     """Of one item; multiply and add are two."""
     parts: dict[str, float] = field(default_factory=dict)

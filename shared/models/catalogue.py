@@ -127,6 +127,19 @@ _MODELS: tuple[Model, ...] = (
         size=10_574_964_619,
         memory=6 * _GB,
     ),
+    *(
+        HubModel(
+            name=f"lcm-lora-{family}",
+            stage="inpainting",
+            repo=f"latent-consistency/lcm-lora-{theirs}",
+            revision=_FIRST,
+            licence="CreativeML Open RAIL++-M",
+            commercial=True,
+            size=size,
+            memory=0,  # it is added to the weights of another
+        )
+        for family, theirs, size in (("sd15", "sdv1-5", 135_000_000), ("sdxl", "sdxl", 394_000_000))
+    ),
     HubModel(
         name="blip2-opt-2.7b",
         stage="captioning",

@@ -26,7 +26,11 @@ TEXTS = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 Choice = tuple[tuple[str, ...], ...]
 _PIPELINE: Choice = (("*/*.fp16*.safetensors",), ("*/*.safetensors",))
 # Of each part of a pipeline the half-precision weights, full ones where it has no others. Single files in the root are for other programs.
-_NETWORK: Choice = (("model.safetensors", "model-*.safetensors"), ("pytorch_model.bin", "pytorch_model-*.bin"))
+_NETWORK: Choice = (
+    ("model.safetensors", "model-*.safetensors"),
+    ("pytorch_lora_weights.safetensors",),
+    ("pytorch_model.bin", "pytorch_model-*.bin"),
+)
 # Some older repositories have no safetensors; transformers reads the others with weights_only.
 _UNUSED = ("*.non_ema*",)
 _OPTIONAL = "safety_checker"

@@ -1,6 +1,7 @@
 """The recipe, one file per section."""
 
 from shared.recipe.background import (
+    LCM_LORAS,
     ColorBackground,
     DiffusionBackground,
     ImageBackground,
@@ -14,6 +15,7 @@ from shared.recipe.section import HexColor, ModelSection, Section
 from shared.recipe.segmentation import MaskGates, SaliencySegmentation, SamSegmentation, SuppliedSegmentation
 
 __all__ = [
+    "LCM_LORAS",
     "Blip2Caption",
     "ColorBackground",
     "DiffusionBackground",

@@ -274,7 +274,17 @@ def test_prompts_are_filled_without_trace_of_what_is_missing(fields: dict[str, s
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [({"steps": 1, "strength": 0.5}, "runs no step"), ({"compile": True, "offload": "model"}, "compile needs")],
+    [
+        ({"steps": 1, "strength": 0.5}, "runs no step"),
+        ({"compile": True, "offload": "model"}, "compile needs"),
+        ({"weights": "kandinsky-2.2", "lora": "shop/house-style@main"}, "lora is for the Stable Diffusion family"),
+        (
+            {"weights": "sdxl", "lora": "lcm-lora-sd15"},
+            "lora lcm-lora-sd15 is for dreamshaper-8 and sd15, not for sdxl",
+        ),
+        ({"lora": "lcm-lora-sd15", "steps": 60}, "at most 50 steps"),
+        ({"scheduler": "lcm", "steps": 51}, "at most 50 steps"),
+    ],
 )
 def test_impossible_settings_are_refused(options: dict[str, Any], told: str) -> None:
     """Before the job, not at its first photo."""

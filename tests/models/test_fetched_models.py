@@ -21,7 +21,7 @@ from workers.captioning.blip2 import read_blip2, read_processors
 from workers.captioning.translation import Translator
 from workers.captioning.vlm import VlmModel
 from workers.inpainting.diffusion.engine import load_engine
-from workers.random_models.diffusion import save_inpainting, save_inpainting_xl, save_kandinsky
+from workers.random_models.diffusion import save_inpainting, save_inpainting_xl, save_kandinsky, save_lora
 from workers.random_models.language import save_blip2, save_marian, save_vlm
 
 CPU = torch.device("cpu")
@@ -117,6 +117,13 @@ def test_a_fetched_sdxl_loads(tmp_path: Path) -> None:
     """Two text encoders, two tokenizers."""
     folder = fetched(save_inpainting_xl(tmp_path / "xl"), tmp_path / "models")
     assert load_engine(folder, None, DiffusionBackground(model="diffusion"), CPU, torch.float32)
+
+
+def test_a_fetched_lora_loads(tmp_path: Path) -> None:
+    """One file; the pipeline comes from another repository."""
+    pipeline = save_inpainting(tmp_path / "pipeline")
+    folder = fetched(save_lora(tmp_path / "lora", pipeline), tmp_path / "models")
+    assert load_engine(pipeline, None, DiffusionBackground(model="diffusion"), CPU, torch.float32, lora=folder)
 
 
 def test_a_fetched_kandinsky_loads_with_its_prior(tmp_path: Path) -> None:

@@ -77,8 +77,8 @@ def test_missing_weights_say_what_to_do(tmp_path: Path, weights: str, said: str)
     "model", [m for m in REGISTRY.values() if isinstance(m, HubModel)], ids=lambda model: model.name
 )
 def test_hub_models_are_pinned(model: HubModel) -> None:
-    """All but the one whose commit nobody has published; a recipe's outputs are named by it."""
-    assert len(model.revision) == 40 or model.name == "dreamshaper-8"
+    """All but those whose commits nobody has published; a recipe's outputs are named by it."""
+    assert len(model.revision) == 40 or model.name in {"dreamshaper-8", "lcm-lora-sd15", "lcm-lora-sdxl"}
     assert weights_revision(model.name) == model.revision
     assert all(name in REGISTRY for name in model.also)
 
@@ -126,6 +126,12 @@ def test_the_seed_recipe_says_what_the_script_did() -> None:
     assert (caption.weights, caption.prompt, caption.source) == ("blip2-opt-2.7b", "", "image")
     assert caption.languages == ("en", "ru")
     assert "opus-mt-en-ru" in weights_of(recipe)
+
+
+def test_a_lora_is_fetched_with_its_recipe() -> None:
+    """Like the weights it is added to."""
+    recipe = Recipe.from_mapping({"background": {"model": "diffusion", "lora": "lcm-lora-sd15"}})
+    assert {"dreamshaper-8", "lcm-lora-sd15"} <= set(weights_of(recipe, "inpainting"))
 
 
 def test_missing_weights_fail_a_job_and_a_licence_is_only_told(

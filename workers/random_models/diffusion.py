@@ -191,6 +191,24 @@ def save_kandinsky(folder: Path) -> Path:
     return folder
 
 
+def save_lora(folder: Path, pipeline: Path) -> Path:
+    """Save a LoRA of random matrices for a pipeline's network, in the layout in which LoRAs are published."""
+    import diffusers  # noqa: PLC0415 - heavy
+    import peft  # noqa: PLC0415 - heavy
+    from safetensors.torch import save_file  # noqa: PLC0415 - heavy
+
+    network = diffusers.UNet2DConditionModel.from_pretrained(pipeline / "unet")
+    layers = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv2", "time_emb_proj"]
+    network.add_adapter(peft.LoraConfig(r=4, lora_alpha=4, init_lora_weights=False, target_modules=layers))
+    matrices = {f"unet.{name}": matrix for name, matrix in peft.get_peft_model_state_dict(network).items()}
+    folder.mkdir(parents=True)
+    published = diffusers.utils.convert_state_dict_to_kohya(matrices)
+    save_file(
+        {name: matrix.contiguous() for name, matrix in published.items()}, folder / "pytorch_lora_weights.safetensors"
+    )
+    return folder
+
+
 def save_clip_tokenizer(folder: Path) -> Any:
     """Save and return a CLIP tokenizer that spells everything letter by letter."""
     import transformers  # noqa: PLC0415 - heavy

@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from shared.errors import UsageError
 from workers.inpainting.diffusion.kandinsky import KandinskyEngine
+from workers.inpainting.diffusion.lora import add_lora
 from workers.inpainting.diffusion.pipeline import (
     HALF,
     generators_for,
@@ -145,12 +146,20 @@ class Engine:
 
 
 def load_engine(
-    folder: Path, prior: Path | None, section: DiffusionBackground, device: torch.device, dtype: torch.dtype
+    folder: Path,
+    prior: Path | None,
+    section: DiffusionBackground,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    lora: Path | None = None,
 ) -> Engine | KandinskyEngine:
-    """Read a pipeline in the hub's layout; `prior` is Kandinsky's. Raises `ModelCorruptError`, `UsageError`."""
+    """Read a pipeline in the hub's layout; `prior` is Kandinsky's, `lora` a file or a folder. Raises `ModelCorruptError`, `UsageError`."""
     if (folder / "movq").is_dir():
         if prior is None:
             raise UsageError(f"{folder} is Kandinsky's decoder: its prior belongs in {folder / 'prior'}")
+        if lora is not None:
+            raise UsageError(f"{folder} is Kandinsky's, which takes no LoRA: leave background.lora out")
         first = read(diffusers.KandinskyV22PriorPipeline, prior, section, dtype)
         decoder = read(diffusers.KandinskyV22InpaintPipeline, folder, section, dtype)
         return KandinskyEngine(first, decoder, section, device)
@@ -158,4 +167,6 @@ def load_engine(
     if not all(hasattr(pipeline, part) for part in ("vae", "unet", "encode_prompt")):
         kind = type(pipeline).__name__
         raise UsageError(f"{folder} holds a {kind}: take one of the Stable Diffusion family or Kandinsky 2.2")
+    if lora is not None:
+        add_lora(pipeline, lora, section.lora_scale)
     return Engine(pipeline, section, device, dtype)

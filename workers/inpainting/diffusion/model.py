@@ -132,7 +132,9 @@ class DiffusionModel:
         folder, prior = self._folders()
         place = device_for(device)
         self._saliency.load(threads)
-        self._engine = load_engine(folder, prior, self._section, place, dtype_for(self._section.precision, place))
+        lora = locate(self._section.lora, self._models_dir) if self._section.lora else None
+        dtype = dtype_for(self._section.precision, place)
+        self._engine = load_engine(folder, prior, self._section, place, dtype, lora=lora)
         chosen = settings(self._section, self._engine.native)
         side = bucket(1, 1, chosen.resolution)
         grey = np.full((side[1], side[0], 3), 127, np.uint8)

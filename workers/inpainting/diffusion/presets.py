@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from shared.recipe import LCM_LORAS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +49,9 @@ class Settings:
 def settings(section: DiffusionBackground, native: int) -> Settings:
     """Fill a recipe's gaps; `native` is the resolution of a model that is no preset, from its own configuration."""
     preset = PRESETS.get(section.weights, Preset(native, scheduler="published"))
+    if section.lora in LCM_LORAS:
+        # Guidance above 1 is what lets the negative prompt count.
+        preset = replace(preset, scheduler="lcm", steps=6, guidance=1.5)
     return Settings(
         resolution=section.resolution or preset.resolution,
         scheduler=section.scheduler or preset.scheduler,
