@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import tempfile
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Self
 
@@ -16,11 +15,11 @@ _FEW = 500
 
 
 class Seen(AbstractContextManager["Seen"]):
-    """Keeps 16 bytes of hash a key, in a temporary file that goes with it: two keys of one hash are not met in a lifetime."""
+    """Keeps 16 bytes of hash a key, in a temporary file (`TMPDIR`) that goes with it: two keys of one hash are not met in a lifetime."""
 
     def __init__(self) -> None:
-        self._file = tempfile.NamedTemporaryFile(prefix="vitrina-seen-", suffix=".db")  # noqa: SIM115 - closed on exit
-        self._db = sqlite3.connect(self._file.name, check_same_thread=False)
+        # A database without a name: its file is unlinked as soon as it is opened, so that a killed process leaves none.
+        self._db = sqlite3.connect("", check_same_thread=False)
         # Nothing of it is worth keeping after a crash.
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
@@ -28,7 +27,6 @@ class Seen(AbstractContextManager["Seen"]):
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
-        self._file.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,44 @@
+"""Which keys were seen: on disk, and gone with whoever asked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from producer.seen import Seen
+
+_SCRIPT = """
+import sys
+from producer.seen import Seen
+
+with Seen() as seen:
+    for start in range(0, 200_000, 500):
+        seen.add([(f"{number}.jpg", "") for number in range(start, start + 500)])
+    print("filled", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_verdicts() -> None:
+    """Within one call and across calls."""
+    with Seen() as seen:
+        assert seen.add([("a", "1"), ("b", "1"), ("a", "1"), ("b", "2")]) == ["new", "new", "same", "otherwise"]
+        assert seen.add([("b", "1"), ("c", "")]) == ["same", "new"]
+
+
+def test_a_killed_producer_leaves_no_file(tmp_path: Path) -> None:
+    """Six hundred megabytes of a list of ten million would fill the disk within a few restarts."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == b"filled\n"
+        places = [os.fspath(link.readlink()) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
+        assert any(place.startswith(os.fspath(tmp_path)) for place in places)  # it is on disk, not in memory
+        process.send_signal(signal.SIGKILL)
+    assert not list(tmp_path.iterdir())
