@@ -8,6 +8,8 @@ import logging
 import sys
 import threading
 import time
+import weakref
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,9 @@ from shared.errors import (
     ObjectMissingError,
     OutOfMemoryError,
     SourceChangedError,
+    StageFailedError,
     StorageError,
+    VitrinaError,
 )
 from shared.jobs import Job
 from shared.keys import STAGES, StageName, mask_key
@@ -28,7 +32,7 @@ from shared.progress import Progress
 from shared.provenance import Provenance
 from shared.storage import open_storage
 from workers import metrics
-from workers.batcher import Batcher, BatcherClosedError, Pending, is_out_of_memory
+from workers.batcher import Batcher, BatcherClosedError, HandedBackError, Pending, is_out_of_memory
 from workers.job import OpenJob, Pages
 from workers.memory import BYTES_PER_PIXEL, SHARE, Budget, machine_bytes
 from workers.registry import make_model
@@ -47,6 +51,12 @@ log = logging.getLogger(__name__)
 
 JOBS_KEPT = 16
 """Jobs whose recipe and storages a worker keeps open."""
+LOAD_AGAIN = 60.0
+"""Seconds until a model that does not load is tried again: every photo of its job asks for it, and other jobs' models make room each time."""
+LOAD_AGAIN_SOON = 10.0
+"""The same, where trying again may help: memory that is held elsewhere."""
+LET_GO = 30.0
+"""Seconds that a model's last users have to let go of it before another takes its memory."""
 
 
 class Clock:
@@ -88,7 +98,9 @@ class Runner:
         self._jobs: dict[str, OpenJob] = {}
         self._models: dict[str, tuple[Model[Any, Any], Batcher[Any, Any]]] = {}
         self._lock = threading.Lock()
+        self._refused: dict[str, tuple[type[VitrinaError], str, float]] = {}
         self._loading = threading.Lock()
+        self._stopping = stopping
 
     def close(self) -> None:
         """Finish the batches and close the connections."""
@@ -104,16 +116,23 @@ class Runner:
     def model(self, section: ModelSection) -> tuple[Model[Any, Any], Batcher[Any, Any]]:
         """Return the loaded model that a section chooses and its batcher, loading it on first use.
 
-        Raises `ModelMissingError`, `ModelCorruptError`, `OutOfMemoryError`.
+        Raises `ModelMissingError`, `ModelCorruptError`, `OutOfMemoryError`, `HandedBackError`.
         """
         identity, name = section.identity(), section.model
         with self._loading:
             if identity in self._models:
                 self._models[identity] = self._models.pop(identity)  # the last used comes last
             else:
+                if self._stopping():
+                    raise HandedBackError
+                self._unless_refused(identity)
                 self._make_room()
                 start = time.perf_counter()
-                model = self._load(section)
+                try:
+                    model = self._load(section)
+                except Exception as error:
+                    self._refuse(identity, error)
+                    raise
                 batcher = Batcher(
                     self._counted(model),
                     model.bucket,
@@ -137,15 +156,43 @@ class Runner:
             raise OutOfMemoryError(msg) from error
         return model
 
+    def _refuse(self, identity: str, error: Exception) -> None:
+        told = error if isinstance(error, VitrinaError) else StageFailedError(f"{type(error).__name__}: {error}")
+        again = LOAD_AGAIN_SOON if told.retryable else LOAD_AGAIN
+        # Not the error itself, whose traceback holds whatever of the model was loaded.
+        self._refused[identity] = type(told), str(told), time.monotonic() + again
+
+    def _unless_refused(self, identity: str) -> None:
+        if identity in self._refused:
+            kind, text, until = self._refused[identity]
+            if time.monotonic() < until:
+                raise kind(text)
+            del self._refused[identity]
+
     def _make_room(self) -> None:
         while len(self._models) >= self.settings.models_kept:
             oldest = next(iter(self._models))
             log.info("unloading %s", oldest, extra={"action": "unload", "stage": self.stage})
-            self._models.pop(oldest)[1].close()
+            self._unload(oldest)
             torch = sys.modules.get("torch")
-            gc.collect()  # models are full of cycles, and their memory is wanted now
             if torch is not None and torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
+
+    def _unload(self, identity: str) -> None:
+        """End a model's batches, and wait until the threads that prepare and finish items with it are through: its memory is wanted."""
+        model, batcher = self._models.pop(identity)
+        batcher.close()
+        held = weakref.ref(model)
+        del model, batcher
+        until = time.monotonic() + LET_GO
+        while True:
+            gc.collect()  # models are full of cycles
+            if held() is None:
+                return
+            if time.monotonic() > until:
+                log.warning("%s is still in use", identity, extra={"action": "unload", "stage": self.stage})
+                return
+            time.sleep(0.05)
 
     def _counted(self, model: Model[Any, Any]) -> Callable[[Sequence[Any]], Sequence[Any]]:
         sizes, busy = metrics.BATCHES.labels(self.stage), metrics.BUSY.labels(self.stage)
@@ -233,20 +280,13 @@ class Runner:
     def _make_outputs(self, opened: OpenJob, item: Item, outputs: Outputs) -> Provenance:
         clock = Clock()
         section = chosen(opened.plan.recipe, self.stage)
-        model, _ = self.model(section)
+        reads = self.model(section)[0].reads(opened.plan.recipe)
         clock.lap("model")
-        work = self._fetch(opened, item, outputs, model.reads(opened.plan.recipe))
+        work = self._fetch(opened, item, outputs, reads)
         clock.lap("fetch")
         with self._budget.taking(self._bytes(work)):
             clock.lap("room")
-            prepared = model.prepare(work)
-            clock.lap("prepare")
-            pending = self._submit(section, prepared)
-            output = pending.result()
-            clock.lap("wait")
-            clock.move("wait", "infer", pending.seconds)
-            result = model.finish(work, prepared, output)
-            clock.lap("finish")
+            result = self._made(section, work, clock)
         # What was in doubt before stays in doubt: a picture made from a doubtful mask needs the same look.
         before = [reason for stage in work.upstream.values() for reason in stage.reasons]
         provenance = Provenance(
@@ -271,12 +311,23 @@ class Runner:
             pixels(file, self.settings.max_pixels) for file in files
         )
 
-    def _submit(self, section: ModelSection, prepared: Any) -> Pending[Any]:
+    def _made(self, section: ModelSection, work: Work, clock: Clock) -> Result:
+        """Take one item through the model's verbs. Nothing else holds a model for long: it may have to make room."""
+        model, batcher = self.model(section)
+        prepared = model.prepare(work)
+        clock.lap("prepare")
         while True:
-            try:
-                return self.model(section)[1].submit(prepared)
-            except BatcherClosedError:
-                continue  # another job's model took this one's place in between
+            with suppress(BatcherClosedError):
+                pending: Pending[Any] = batcher.submit(prepared)
+                break
+            del model, batcher  # another job's model took its place, and waits for its memory
+            model, batcher = self.model(section)
+        output = pending.result()
+        clock.lap("wait")
+        clock.move("wait", "infer", pending.seconds)
+        result = model.finish(work, prepared, output)
+        clock.lap("finish")
+        return result
 
     def _fetch(self, opened: OpenJob, item: Item, outputs: Outputs, reads: tuple[str, ...]) -> Work:
         recipe = opened.plan.recipe

@@ -2,38 +2,139 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shared.errors import ModelCorruptError, OutOfMemoryError, StageFailedError
 from shared.recipe import Blip2Caption, LabelsCaption, NoCaption
 from shared.settings import Settings
-from workers.batcher import BatcherClosedError
+from workers import runner as runners
+from workers.batcher import HandedBackError
 from workers.runner import Runner
 from workers.testing import InstantModel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from shared.keys import StageName
     from shared.recipe import ModelSection
 
+GOOD, OTHER = LabelsCaption(), NoCaption(model="none")
+BAD = Blip2Caption(model="blip2", weights="blip2-opt-2.7b")
 
-def test_the_model_used_longest_ago_makes_room_for_a_new_one() -> None:
-    """Two recipes with weights of their own are two models; steering settings are not."""
-    loaded: list[str] = []
 
-    def make(stage: StageName, section: ModelSection, settings: Settings) -> Any:
+class Shelf:
+    """Makes models and remembers which were loaded and which still exist; those of `BAD` do not load."""
+
+    def __init__(self, error: Callable[[], Exception] = lambda: ModelCorruptError("cut short")) -> None:
+        self.error = error
+        self.loaded: list[str] = []
+        self.made: list[weakref.ref[InstantModel]] = []
+
+    def __call__(self, stage: StageName, section: ModelSection, settings: Settings) -> Any:
         del settings
-        loaded.append(section.identity())
-        return InstantModel(stage, section.model)
+        model = InstantModel(stage, section.model)
+        self.loaded.append(section.identity())
+        self.made.append(weakref.ref(model))
+        if section.identity() == BAD.identity():
+            model.load = self._fail  # type: ignore[method-assign] # a model that does not load
+        return model
 
-    runner = Runner("captioning", Settings(models_kept=2), make=make)
-    labels, none = LabelsCaption(), NoCaption(model="none")
-    runner.model(labels)
-    oldest = runner.model(none)[1]
-    assert runner.model(LabelsCaption(min_confidence=0.9)) is runner.model(labels)
-    runner.model(Blip2Caption(model="blip2", weights="blip2-opt-2.7b"))
-    with pytest.raises(BatcherClosedError):
-        oldest.submit(b"")
+    def _fail(self, *_: object) -> None:
+        raise self.error()
+
+    def alive(self) -> list[bool]:
+        return [model() is not None for model in self.made]
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., tuple[Runner, Shelf]]]:
+    """Make runners, and close them."""
+    runners: list[Runner] = []
+
+    def one(kept: int, **options: Any) -> tuple[Runner, Shelf]:
+        shelf = Shelf(**options)
+        runners.append(Runner("captioning", Settings(models_kept=kept), make=shelf))
+        return runners[-1], shelf
+
+    yield one
+    for runner in runners:
+        runner.close()
+
+
+def test_the_model_used_longest_ago_makes_room_for_a_new_one(make: Callable[..., tuple[Runner, Shelf]]) -> None:
+    """Two recipes with weights of their own are two models; steering settings are not."""
+    runner, shelf = make(2, error=RuntimeError)
+    runner.model(GOOD)
+    runner.model(OTHER)
+    assert runner.model(LabelsCaption(min_confidence=0.9)) is runner.model(GOOD)
     runner.model(Blip2Caption(model="blip2", weights="blip2-flan-t5-xl"))
-    assert len(loaded) == len(set(loaded)) == 4
+    assert len(shelf.loaded) == len(set(shelf.loaded)) == 3
+    assert shelf.alive() == [True, False, True]
+
+
+def test_a_model_leaves_its_memory_before_another_takes_it(make: Callable[..., tuple[Runner, Shelf]]) -> None:
+    """A thread that is preparing an item with it holds it for a moment longer."""
+    runner, shelf = make(1)
+    held: list[Any] = [runner.model(GOOD)]
+    let_go = threading.Timer(0.3, held.clear)
+    let_go.start()
+    alive: list[list[bool]] = []
+    load = InstantModel.load
+    shelf_alive = shelf.alive
+
+    class Watched(InstantModel):
+        def load(self, device: str, threads: int) -> None:
+            alive.append(shelf_alive())
+            load(self, device, threads)
+
+    runner._make = lambda stage, section, _: Watched(stage, section.model)
+    runner.model(OTHER)
+    let_go.join()
+    assert alive == [[False]]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (lambda: ModelCorruptError("cut short"), ModelCorruptError),
+        (lambda: MemoryError("no room"), OutOfMemoryError),
+        (lambda: KeyError("weights"), StageFailedError),
+    ],
+    ids=["corrupt", "too large", "a fault of a library"],
+)
+def test_a_model_that_does_not_load_costs_other_jobs_little(
+    make: Callable[..., tuple[Runner, Shelf]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Callable[[], Exception],
+    told: type[Exception],
+) -> None:
+    """However many photos ask for it: it is tried once a while, and in between nothing makes room for it."""
+    runner, shelf = make(1, error=error)
+    runner.model(GOOD)
+    with pytest.raises((told, KeyError)):
+        runner.model(BAD)
+    for _ in range(5):
+        runner.model(GOOD)
+        with pytest.raises(told):
+            runner.model(BAD)
+    assert shelf.loaded == [GOOD.identity(), BAD.identity(), GOOD.identity()]
+    monkeypatch.setattr(runners, "LOAD_AGAIN", 0.0)
+    monkeypatch.setattr(runners, "LOAD_AGAIN_SOON", 0.0)
+    runner._refused.clear()
+    with pytest.raises((told, KeyError)):
+        runner.model(BAD)
+    assert shelf.loaded[-1] == BAD.identity()
+
+
+def test_a_worker_that_shuts_down_loads_nothing() -> None:
+    """Loading takes minutes; its supervisor would not wait."""
+    shelf = Shelf()
+    runner = Runner("captioning", Settings(), make=shelf, stopping=lambda: True)
+    with pytest.raises(HandedBackError):
+        runner.model(GOOD)
+    assert not shelf.loaded
     runner.close()
