@@ -33,8 +33,13 @@ def exit_wedged(seconds: float, what: str = "a batch is past its deadline, the d
     os._exit(WEDGED_STATUS)
 
 
-_SAID_OF_MEMORY = "can't allocate memory", "CUDA error: out of memory", "_ALLOC_FAILED", "Failed to allocate memory"
-# By torch's allocator on a CPU, the CUDA runtime, its libraries (cuBLAS, cuDNN), and ONNX Runtime.
+_SAID_OF_MEMORY = (
+    "can't allocate memory",  # torch's allocator on a CPU
+    "CUDA error: out of memory",  # the CUDA runtime
+    "_ALLOC_FAILED",  # its libraries: cuBLAS, cuDNN
+    "Failed to allocate memory",  # ONNX Runtime
+    "Insufficient memory",  # OpenCV
+)
 
 
 class BatcherClosedError(RuntimeError):
@@ -78,6 +83,7 @@ class Batcher(Generic[Input, Output]):
         self._batch_seconds = 0.0
         self._began: float | None = None
         self._closed = False
+        self._given_up = False
         self._ended = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="batcher", daemon=True)
@@ -86,10 +92,12 @@ class Batcher(Generic[Input, Output]):
         self._watchdog.start()
 
     def submit(self, item: Input) -> Pending[Output]:
-        """Queue one input. The future ends with its output or with what went wrong for it alone. Raises `BatcherClosedError`."""
+        """Queue one input. The future ends with its output or with what went wrong for it alone. Raises `BatcherClosedError`, `HandedBackError`."""
         future: Pending[Output] = Pending()
         bucket = self._bucket(item)
         with self._changed:
+            if self._given_up:
+                raise HandedBackError
             if self._closed:
                 raise BatcherClosedError
             self._waiting.setdefault(bucket, deque()).append((item, future))
@@ -97,8 +105,9 @@ class Batcher(Generic[Input, Output]):
         return future
 
     def hand_back(self) -> None:
-        """Give up what waits and is in no batch yet: its futures end with `HandedBackError`."""
+        """Give up what waits and is in no batch yet, and whatever comes from now on: it ends with `HandedBackError`."""
         with self._changed:
+            self._given_up = True
             waiting = [future for queue in self._waiting.values() for _, future in queue]
             self._waiting.clear()
         for future in waiting:
@@ -122,7 +131,7 @@ class Batcher(Generic[Input, Output]):
             if taken is None:
                 return
             bucket, batch = taken
-            start = self._began = time.monotonic()
+            start = time.monotonic()
             self._run(bucket, batch)
             self._began = None
             seconds = time.monotonic() - start
@@ -157,7 +166,7 @@ class Batcher(Generic[Input, Output]):
             self._changed.wait(left)
 
     def _run(self, bucket: Hashable, batch: list[tuple[Input, Pending[Output]]]) -> None:
-        start = time.monotonic()
+        start = self._began = time.monotonic()  # each part of a batch that is split has the deadline to itself
         try:
             outputs = self._infer([item for item, _ in batch])
             if len(outputs) != len(batch):
@@ -211,7 +220,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return (
         isinstance(error, (MemoryError, OutOfMemoryError))
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID_OF_MEMORY))
+        or any(said in str(error) for said in _SAID_OF_MEMORY)
     )
 
 

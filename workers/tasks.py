@@ -27,7 +27,7 @@ from shared.errors import (
 from shared.messages import Item
 from shared.progress import Failure
 from workers import metrics
-from workers.batcher import HandedBackError
+from workers.batcher import HandedBackError, is_out_of_memory
 from workers.quarantine import StoppedError
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
             # It has not begun, or not got far: another worker takes it, and nothing speaks against it.
             self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))
             raise Reject("the worker is shutting down", requeue=True) from error
-        except MemoryError as error:
-            raise OutOfMemoryError(f"not enough memory for this photo: {error}") from error
         except BaseException as error:
+            if is_out_of_memory(error):
+                raise OutOfMemoryError(f"not enough memory for this photo: {error}") from error
             # SystemExit and KeyboardInterrupt in a task would each leak a slot of the threads pool for ever.
             log.exception("stage failed unexpectedly", extra=self._fields(item, "error"))
             raise StageFailedError(f"{type(error).__name__}: {error}") from error

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from typing import TYPE_CHECKING
 
+import cv2
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as onnxruntime_errors
 
 from shared.errors import OutOfMemoryError, UnreadablePictureError
-from workers.batcher import Batcher
+from workers.batcher import Batcher, HandedBackError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -133,14 +136,21 @@ def test_a_halved_batch_has_the_memory_of_the_whole_one(make: Callable[..., Batc
     [
         "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 4",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Failed to allocate memory for requested buffer of size 1073741824",
+        "OpenCV(4.12.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 4000000000 bytes",
     ],
 )
-def test_memory_that_is_told_in_words_alone_halves_the_batch(make: Callable[..., Batcher[int, int]], said: str) -> None:
-    """On a CPU, and in the GPU's libraries, torch raises an error of no kind of its own."""
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, onnxruntime_errors.Fail, onnxruntime_errors.RuntimeException, cv2.error]
+)
+def test_memory_that_is_told_in_words_alone_halves_the_batch(
+    make: Callable[..., Batcher[int, int]], said: str, kind: type[Exception]
+) -> None:
+    """Libraries raise errors of their own, or of no kind at all."""
 
     def fail(batch: Sequence[int]) -> None:
         if len(batch) > 1:
-            raise RuntimeError(said)
+            raise kind(said)
 
     model = Gate(fail)
     batcher = make(model)
@@ -204,3 +214,39 @@ def test_a_batch_past_its_deadline_is_reported(make: Callable[..., Batcher[int, 
     assert wedged.wait(10)
     model.open.set()
     assert future.result(10) == 2
+
+
+def test_each_part_of_a_batch_that_is_split_has_the_deadline_to_itself(make: Callable[..., Batcher[int, int]]) -> None:
+    """A worker that looks for the bad item among eight is slow, not wedged."""
+    wedged: list[float] = []
+
+    def fail(batch: Sequence[int]) -> None:
+        time.sleep(0.2)
+        if 3 in batch:
+            raise ValueError(batch)
+
+    model = Gate(fail)
+    batcher = make(model, max_batch=8, deadline=1.0, on_wedged=lambda seconds, *_: wedged.append(seconds))
+    answers = held(batcher, model, [0, *range(1, 9)])
+    assert sum(isinstance(answer, ValueError) for answer in answers) == 1
+    assert len(model.batches) >= 8  # 1.6 s and more
+    assert not wedged
+
+
+def test_a_worker_that_shuts_down_finishes_the_batch_that_runs_and_no_other(
+    make: Callable[..., Batcher[int, int]],
+) -> None:
+    """What waits is handed back, and what was still being prepared as well: its supervisor waits for one batch."""
+    model = Gate()
+    batcher = make(model)
+    runs = batcher.submit(1)
+    assert model.entered.wait(10)
+    waits = batcher.submit(2)
+    batcher.hand_back()
+    assert isinstance(waits.exception(10), HandedBackError)
+    with pytest.raises(HandedBackError):
+        batcher.submit(3)
+    model.open.set()
+    assert runs.result(10) == 2
+    batcher.close()
+    assert model.batches == [[1]]
