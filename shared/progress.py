@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from shared.connection import broker_errors
 from shared.errors import ProgressLostError
 from shared.keys import STAGES, StageName
-from shared.progress_scripts import FAIL, FINISH, FORGET
+from shared.progress_scripts import ATTEMPT, FAIL, FINISH, FORGET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -93,6 +93,7 @@ class Progress:
         self._ran_earlier = f"{self._name}:ran:earlier"
         self._review = f"{self._name}:review"
         self._reasons = f"{self._name}:failures:reasons"
+        self._attempt = client.register_script(ATTEMPT)
         self._forget = client.register_script(FORGET)
         self._fail = client.register_script(FAIL)
         self._finish = client.register_script(FINISH)
@@ -214,7 +215,7 @@ class Progress:
         with broker_errors():
             self._finish(
                 [*earlier, self._ran, self._review, self._failures, self._info, self._reasons],
-                [index, int(ran), int(review), int(stage == LAST)],
+                [index, int(ran), int(review), int(stage == LAST), KEEP_SECONDS],
             )
 
     def fail(self, failure: Failure) -> None:
@@ -228,10 +229,8 @@ class Progress:
 
     def attempt(self, stage: StageName, index: int) -> tuple[int, State]:
         """Count a start of an item in a stage; return how many there have been since it last ended, and what the job's operator wants."""
-        with broker_errors(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hincrby(self._attempts(stage), str(index), 1)
-            pipe.hget(self._info, "state")
-            starts, state = pipe.execute()
+        with broker_errors():
+            starts, state = self._attempt([self._attempts(stage), self._info], [index, KEEP_SECONDS])
         return int(starts), _state(state)
 
     def attempt_alone(self, stage: StageName, index: int) -> int:

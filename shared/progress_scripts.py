@@ -11,10 +11,28 @@ local function forget_failure(failures, reasons, index)
   end
 end
 """
+# A message may outlive its job, which was dropped meanwhile: what it writes must not stay for ever. `keep` is in seconds.
+_KEEP_NO_ORPHANS = """
+local function keep_no_orphans(info, keep)
+  if redis.call('HEXISTS', info, 'destination') == 0 then
+    for _, key in ipairs(KEYS) do redis.call('EXPIRE', key, keep) end
+  end
+end
+"""
+# KEYS: attempts, info. ARGV: index, seconds to keep.
+ATTEMPT = (
+    _KEEP_NO_ORPHANS
+    + """
+local starts = redis.call('HINCRBY', KEYS[1], ARGV[1], 1)
+keep_no_orphans(KEYS[2], ARGV[2])
+return {starts, redis.call('HGET', KEYS[2], 'state')}
+"""
+)
 # A failure never overwrites a finished item: a message delivered twice may fail the second time. KEYS: failures, done, info, reasons.
 # ARGV: index, failure, its reason, seconds to keep.
 FAIL = (
     _FORGET_FAILURE
+    + _KEEP_NO_ORPHANS
     + """
 if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
 forget_failure(KEYS[1], KEYS[4], ARGV[1])
@@ -23,13 +41,15 @@ redis.call('HINCRBY', KEYS[4], ARGV[3], 1)
 redis.call('EXPIRE', KEYS[1], ARGV[4])
 redis.call('EXPIRE', KEYS[4], ARGV[4])
 redis.call('HSET', KEYS[3], 'changed', redis.call('TIME')[1])
+keep_no_orphans(KEYS[3], ARGV[4])
 return 1
 """
 )
 # In one step, so that no count ever sees an item both done and failed. KEYS: done, attempts, ran in an earlier stage, ran, review,
-# failures, info, reasons. ARGV: index, whether this stage ran, whether to review, whether it is the last stage.
+# failures, info, reasons. ARGV: index, whether this stage ran, whether to review, whether it is the last stage, seconds to keep.
 FINISH = (
     _FORGET_FAILURE
+    + _KEEP_NO_ORPHANS
     + """
 if ARGV[4] == '0' then
   if ARGV[2] == '1' then redis.call('SETBIT', KEYS[3], ARGV[1], 1) end
@@ -41,6 +61,7 @@ else
 end
 redis.call('SETBIT', KEYS[1], ARGV[1], 1)
 redis.call('HDEL', KEYS[2], ARGV[1], ARGV[1] .. ':alone')
+keep_no_orphans(KEYS[7], ARGV[5])
 """
 )
 # Items are to be run again from some stage on. KEYS: failures, reasons, ran in an earlier stage, ran, review, then of each such stage

@@ -369,3 +369,20 @@ def test_a_damaged_record_is_told_by_its_name(tmp_path: Path, client: Redis, nam
 
     with pytest.raises(JobDamagedError, match=re.escape(name)):
         read()
+
+
+def test_nothing_of_a_dropped_job_stays_for_ever(client: Redis) -> None:
+    """A worker that still had its messages counts their starts and ends; Redis forgets those in time."""
+    progress = Progress(client, "purged")
+    progress.begin("memory://out")
+    for name in client.keys("vitrina:job:purged:*"):
+        assert client.ttl(name) > 0
+    progress.drop()
+    for stage in STAGES:
+        progress.attempt(stage, 3)
+        progress.finish(stage, 3, ran=True, review=True)
+    progress.attempt("captioning", 4)
+    progress.fail(Failure(4, "4.jpg", "captioning", "unreadable", "cut short"))
+    left = client.keys("vitrina:job:purged:*")
+    assert len(left) > 5
+    assert [name for name in left if client.ttl(name) < 0] == []
