@@ -37,8 +37,6 @@ class Artifact:
 
     data: bytes
     content_type: str
-    extension: str
-    """Without the dot."""
 
 
 @dataclass(frozen=True, slots=True)

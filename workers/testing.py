@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from shared.recipe import ModelSection, Recipe
     from workers.stage import Work
 
-_EXTENSIONS = {"cutout": "png", "mask": "png", "image": "jpg", "caption": "json"}
 _READS = {"segmentation": ("source",), "inpainting": ("mask",), "captioning": ("image",)}
 _WRITES = {"segmentation": ("cutout", "mask"), "inpainting": ("image",), "captioning": ("caption",)}
 
@@ -71,7 +70,7 @@ class InstantModel:
         caption = json.dumps({"captions": {"en": work.key, "ru": work.key}}).encode()
         return Result(
             {
-                kind: Artifact(caption if kind == "caption" else output, "application/octet-stream", _EXTENSIONS[kind])
+                kind: Artifact(caption if kind == "caption" else output, "application/octet-stream")
                 for kind in _WRITES[self._stage]
             },
             reasons=("asked_for",) if output == f"doubt:{self._stage}".encode() else (),

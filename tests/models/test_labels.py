@@ -122,7 +122,7 @@ def test_the_record_holds_captions_label_and_colour(model: LabelsModel) -> None:
     assert record["color"]["name_ru"] == "красный"
     assert record["color"]["share"] == 1.0
     assert record["color"]["hex"] == "#d01820"
-    assert result.artifacts["caption"].extension == "json"
+    assert result.artifacts["caption"].content_type == "application/json"
     assert len(json.dumps(result.measures)) < 1000
 
 

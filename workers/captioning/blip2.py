@@ -165,7 +165,7 @@ class Blip2Model:
         record = {"captions": captions, "attempts": output.attempts}
         data = json.dumps(record, ensure_ascii=False).encode()
         reasons = tuple(dict.fromkeys(output.faults))
-        return Result({"caption": Artifact(data, "application/json", "json")}, reasons, {"attempts": output.attempts})
+        return Result({"caption": Artifact(data, "application/json")}, reasons, {"attempts": output.attempts})
 
 
 def read_processors(folder: Path, weights: str) -> tuple[Any, Any]:

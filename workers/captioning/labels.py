@@ -132,7 +132,7 @@ class LabelsModel:
         captions: dict[str, str] = {language: caption(guess.label, color, language) for language in settings.languages}
         record = {"captions": captions, **_evidence(guess, item.color, output)}
         return Result(
-            {"caption": Artifact(json.dumps(record, ensure_ascii=False).encode(), "application/json", "json")},
+            {"caption": Artifact(json.dumps(record, ensure_ascii=False).encode(), "application/json")},
             caption_reasons(captions, certain=guess.label is not None),
             {
                 "label": guess.label.en if guess.label else None,

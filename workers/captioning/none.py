@@ -47,4 +47,4 @@ class NoCaptionModel:
     def finish(self, work: Work, item: None, output: None) -> Result:
         """Write a record without captions."""
         del work, item, output
-        return Result({"caption": Artifact(json.dumps({"captions": {}}).encode(), "application/json", "json")})
+        return Result({"caption": Artifact(json.dumps({"captions": {}}).encode(), "application/json")})

@@ -162,7 +162,7 @@ class VlmModel:
         reasons = ["caption_schema"] if output.problem else output.faults
         data = json.dumps(record, ensure_ascii=False).encode()
         measures = {"attempts": output.attempts, **({"problem": output.problem[:200]} if output.problem else {})}
-        return Result({"caption": Artifact(data, "application/json", "json")}, tuple(dict.fromkeys(reasons)), measures)
+        return Result({"caption": Artifact(data, "application/json")}, tuple(dict.fromkeys(reasons)), measures)
 
 
 def _judge(text: str, settings: VlmCaption, attempt: int) -> Told:

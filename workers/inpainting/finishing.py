@@ -48,7 +48,7 @@ def _encode(settings: Picture, composition: Composition, *, transparent: bool, g
     if transparent:
         image.putalpha(Image.fromarray(composition.alpha))
     if settings.format == "png":
-        return Artifact(encode_png(image, generated=generated), "image/png", "png")
+        return Artifact(encode_png(image, generated=generated), "image/png")
     if settings.format == "webp":
-        return Artifact(encode_webp(image, settings.quality, generated=generated), "image/webp", "webp")
-    return Artifact(encode_jpeg(image, settings.quality, generated=generated), "image/jpeg", "jpg")
+        return Artifact(encode_webp(image, settings.quality, generated=generated), "image/webp")
+    return Artifact(encode_jpeg(image, settings.quality, generated=generated), "image/jpeg")

@@ -35,8 +35,8 @@ def artifacts(rgb: Image.Image, alpha: NDArray[np.uint8], *, mixed: bool) -> Map
     matte = Image.fromarray(alpha)
     cut.putalpha(matte)
     return {
-        "cutout": Artifact(encode_png(cut), "image/png", "png"),
-        "mask": Artifact(encode_png(matte), "image/png", "png"),
+        "cutout": Artifact(encode_png(cut), "image/png"),
+        "mask": Artifact(encode_png(matte), "image/png"),
     }
 
 
