@@ -56,6 +56,8 @@ class Outcome:
     slowest_recovery_seconds: float = 0.0
     wrong: list[str] = field(default_factory=list)
     """Promises that were broken, in words."""
+    late: list[str] = field(default_factory=list)
+    """Recoveries that took longer than promised: a fault where the machine had nothing else to do."""
     also: dict[str, float] = field(default_factory=dict)
     """Further figures."""
 
@@ -64,9 +66,14 @@ class Outcome:
         if not kept:
             self.wrong.append(promise)
 
+    def expect_within(self, limit: float, seconds: float, promise: str) -> None:
+        """Note a promise that was kept too late."""
+        if seconds > limit:
+            self.late.append(f"{promise} within {limit:g} s: it took {seconds:.1f}")
+
     @property
     def well(self) -> bool:
-        """Whether nothing was lost, doubled or broken."""
+        """Whether nothing was lost, doubled or broken, however long it took."""
         return not (self.lost or self.doubled_outputs or self.wrong)
 
 

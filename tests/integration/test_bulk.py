@@ -179,11 +179,11 @@ def test_a_cancelled_job_drops_its_queue_and_can_be_taken_up_again(catalogue: Ca
     session = unfed(catalogue)
     session.feed()
     wait_until(lambda: session.progress.counts().done > 3)
-    began = time.monotonic()
     repairs.cancel(session)
+    begun = session.progress.counts().stages["segmentation"]
     items, done, failed = follow(session)
     assert items == done + failed == 200
-    assert time.monotonic() - began < 200 * 0.1 / 4 / 2  # far less than making them takes
+    assert done <= begun + 8  # of what waited, nothing was begun
     assert session.progress.reasons() == {"cancelled": failed}
     with pytest.raises(UsageError, match="has ended"):
         repairs.cancel(session)
@@ -273,7 +273,7 @@ def test_a_job_that_goes_on_is_not_purged(catalogue: Catalogue) -> None:
 def test_a_job_of_priority_goes_before_others(catalogue: Catalogue) -> None:
     """It has queues of its own, which workers empty first."""
     for number in range(150):
-        catalogue.add(f"{number}.jpg", "slow:0.05")
+        catalogue.add(f"{number}.jpg", "slow:0.5")
     slow = unfed(catalogue)
     slow.feed()
     folder = catalogue.photos.parent / "urgent"
@@ -285,7 +285,8 @@ def test_a_job_of_priority_goes_before_others(catalogue: Catalogue) -> None:
     )
     urgent.feed()
     assert follow(urgent) == (1, 1, 0)
-    assert slow.progress.counts().done < 100
+    assert slow.progress.counts().done < 100  # they take 19 s
+    repairs.cancel(slow)
     follow(slow)
 
 

@@ -25,6 +25,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def wait_until(true: Callable[[], object]) -> None:
+    """Wait for something to come true, by a count: the clock may be one of the test's own."""
+    for _ in range(3000):
+        if true():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came to pass")
+
+
 class Side:
     """A thread that enters something and stays until it is let go."""
 
@@ -40,32 +49,32 @@ class Side:
         try:
             with self._enter():
                 self.inside.set()
-                self.leave.wait(10)
+                self.leave.wait(60)
         except StoppedError:
             self.stopped = True
 
     def end(self) -> None:
         self.leave.set()
-        self._thread.join(5)
+        self._thread.join(30)
 
 
 def test_a_suspect_runs_alone_and_before_those_that_come_later() -> None:
     """It waits for those that run; who comes after it waits for it."""
     quarantine = Quarantine(lambda: False)
     first, second = Side(quarantine.among_others), Side(quarantine.among_others)
-    assert first.inside.wait(2)
-    assert second.inside.wait(2)
+    assert first.inside.wait(30)
+    assert second.inside.wait(30)
     suspect = Side(quarantine.alone)
-    time.sleep(0.05)
+    wait_until(lambda: quarantine._waiting)
     later = Side(quarantine.among_others)
     first.end()
     assert not suspect.inside.wait(0.3)
     assert not later.inside.is_set()
     second.end()
-    assert suspect.inside.wait(2)
+    assert suspect.inside.wait(30)
     assert not later.inside.wait(0.3)
     suspect.end()
-    assert later.inside.wait(2)
+    assert later.inside.wait(30)
     later.end()
 
 
@@ -74,9 +83,9 @@ def test_who_waits_leaves_when_the_worker_stops() -> None:
     stopping = threading.Event()
     quarantine = Quarantine(stopping.is_set)
     running = Side(quarantine.among_others)
-    assert running.inside.wait(2)
+    assert running.inside.wait(30)
     suspect = Side(quarantine.alone)
-    time.sleep(0.05)
+    wait_until(lambda: quarantine._waiting)
     stopping.set()
     suspect.end()
     assert suspect.stopped
@@ -153,11 +162,13 @@ def test_large_photos_take_turns() -> None:
     """What does not fit waits; one that never fits runs alone."""
     budget = Budget(100, lambda: False)
     small, large = Side(lambda: budget.taking(60)), Side(lambda: budget.taking(60))
-    assert small.inside.wait(1) != large.inside.wait(0.3)
+    wait_until(lambda: small.inside.is_set() or large.inside.is_set())
+    time.sleep(0.3)
+    assert small.inside.is_set() != large.inside.is_set()
     small.leave.set()
     large.leave.set()
-    assert small.inside.wait(2)
-    assert large.inside.wait(2)
+    assert small.inside.wait(30)
+    assert large.inside.wait(30)
     small.end()
     large.end()
     assert budget.peak == 60
@@ -169,16 +180,16 @@ def test_a_large_photo_is_not_overtaken_for_ever() -> None:
     """Small ones that come after it wait behind it, though there is room for them."""
     budget = Budget(100, lambda: False)
     small = Side(lambda: budget.taking(40))
-    assert small.inside.wait(2)
+    assert small.inside.wait(30)
     large = Side(lambda: budget.taking(80))
-    time.sleep(0.05)
+    wait_until(lambda: budget._queue)
     later = Side(lambda: budget.taking(40))
     assert not later.inside.wait(0.3)
     small.end()
-    assert large.inside.wait(2)
+    assert large.inside.wait(30)
     assert not later.inside.is_set()
     large.end()
-    assert later.inside.wait(2)
+    assert later.inside.wait(30)
     later.end()
 
 
@@ -214,35 +225,45 @@ class Watched:
         self.dog.close()
 
 
-def test_work_past_its_deadline_ends_the_process() -> None:
+def test_work_past_its_deadline_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting does not count as work, and neither does what was waited for in between."""
+    clock = [0.0]
+    monkeypatch.setattr("workers.watchdog.time.monotonic", lambda: clock[0])
+
+    def said_after(seconds: float) -> list[str]:
+        clock[0] += seconds
+        for _ in range(2):  # it has looked once for certain when it has looked twice
+            clock[0] += 0.001
+            wait_until(lambda: watched.dog._turned == clock[0])
+        return watched.said
+
     with Watched(waiting=True) as watched, watched.dog.task():
-        time.sleep(0.6)
+        assert said_after(0.6) == []
         with watched.dog.work():
-            time.sleep(0.2)
+            assert said_after(0.2) == []
             watched.dog.rest()
-            time.sleep(0.2)
-            assert watched.said == []
-            time.sleep(0.4)
-        assert watched.said[0] == "a task is past its deadline"
+            assert said_after(0.2) == []
+            assert said_after(0.2)[0] == "a task is past its deadline"
 
 
 @pytest.mark.parametrize("waiting", [True, False])
 def test_a_worker_that_takes_nothing_ends_if_there_is_work(*, waiting: bool) -> None:
     """An idle worker before an empty queue is well."""
     with Watched(waiting=waiting) as watched:
-        time.sleep(0.8)
-    assert bool(watched.said) is waiting
+        if waiting:
+            wait_until(lambda: watched.said)
+        else:
+            time.sleep(0.8)
+            assert not watched.said
 
 
 def test_a_healthy_worker_beats(tmp_path: Path) -> None:
     """The file is touched again and again, and gone with the worker."""
     file = tmp_path / "beat"
     with Watched(waiting=False, heartbeat=file) as watched:
-        time.sleep(0.4)
+        wait_until(file.exists)
         first = file.stat().st_mtime_ns
-        time.sleep(0.4)
-        assert file.stat().st_mtime_ns > first
+        wait_until(lambda: file.stat().st_mtime_ns > first)
         assert watched.dog.alive
     assert not file.exists()
 

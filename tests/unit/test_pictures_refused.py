@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_pictures import FORMATS, RED, png, quarters, read, saved, swapped_profile
 from PIL import Image, TiffImagePlugin
@@ -174,7 +174,7 @@ def _samples() -> list[bytes]:
 SAMPLES = _samples()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(st.data())
 def test_a_damaged_file_is_decoded_or_refused_and_nothing_else(data: st.DataObject) -> None:
     """Whatever bytes are changed, removed, doubled or cut off: RGB within the limits, or a `PictureError`."""

@@ -4,7 +4,7 @@ import io
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_pictures import RED, near, quarters, read, swapped_profile
 from PIL import Image
@@ -28,7 +28,6 @@ images = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(images)
 def test_a_png_round_trip_is_exact(image: Image.Image) -> None:
     """PNG gives back every colour and every alpha value, those under transparency included."""
@@ -39,7 +38,6 @@ def test_a_png_round_trip_is_exact(image: Image.Image) -> None:
         assert picture.alpha.tobytes() == image.getchannel("A").tobytes()
 
 
-@settings(deadline=None)
 @given(images, st.integers(1, 100), st.booleans())
 def test_encoding_keeps_the_size_and_is_deterministic(image: Image.Image, quality: int, generated: bool) -> None:
     """Every encoder gives a file of the same frame, and the same bytes twice."""
