@@ -16,6 +16,7 @@ from producer.session import Session, create_job
 from shared.jobs import Job, read_items
 from shared.plan import Plan
 from shared.progress import Progress
+from shared.queues import depths
 from shared.recipe import Recipe
 from shared.storage import open_storage
 
@@ -42,6 +43,11 @@ class Workers:
         self.processes[name] = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | env_for(self.settings), stderr=subprocess.DEVNULL
         )
+
+    def works(self, name: str, app: Celery) -> bool:
+        """Tell whether a worker says that it has a photo at hand."""
+        node = f"{name}@test"
+        return bool((app.control.inspect([node], timeout=1).active() or {}).get(node))
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -84,7 +90,14 @@ class Catalogue:
     def progress(self, job: Job) -> Progress:
         return Progress(self.client, job.id)
 
-    def follow(self, job: Job, seconds: float = 60) -> Summary:
+    def settle(self, seconds: float = 60) -> None:
+        """Wait until no message waits or is held."""
+        deadline = time.monotonic() + seconds
+        while any(depths(self.client).values()):
+            assert time.monotonic() < deadline, depths(self.client)
+            time.sleep(0.05)
+
+    def follow(self, job: Job, seconds: float = 120) -> Summary:
         deadline = time.monotonic() + seconds
 
         def check(counts: object) -> None:

@@ -43,7 +43,7 @@ def read(registry: CollectorRegistry) -> Values:
     }
 
 
-def until(registry: CollectorRegistry, what: Callable[[Values], Any], seconds: float = 30) -> Values:
+def until(registry: CollectorRegistry, what: Callable[[Values], Any], seconds: float = 60) -> Values:
     """Scrape until something is so."""
     deadline = time.monotonic() + seconds
     while not what(values := read(registry)):
@@ -78,7 +78,7 @@ def test_a_job_is_seen_while_it_runs_and_gone_when_it_has_ended(
 ) -> None:
     """Queues, what workers hold, workers and progress; failures stay, since they can be run again."""
     for number in range(6):
-        catalogue.add(f"{number}.jpg", "slow:1.5")
+        catalogue.add(f"{number}.jpg", "slow:5")
     catalogue.add("bad.jpg", "bad")
     job = catalogue.submit().id
     busy = until(registry, lambda v: v["vitrina_queue_in_flight", "segmentation"] == 4)
@@ -164,7 +164,7 @@ def test_a_keeper_says_that_the_broker_is_down(tmp_path: Path) -> None:
             broker.stop()
             start = time.monotonic()
             text = fetch(port)
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 20
             assert "vitrina_broker_up 0.0" in text
             assert "vitrina_queue" not in text
             assert fetch(port, "/healthz") == "ok\n"

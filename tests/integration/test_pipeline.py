@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from shared.settings import Settings
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_a_manifest_decides_what_is_taken_and_is_told_to_the_workers(catalogue: Catalogue, tmp_path: Path) -> None:
     """Only its rows are made, a photo that is not there is a failure with its reason, and the item's record holds its fields."""
@@ -149,7 +147,7 @@ def test_redelivering_a_finished_item_changes_nothing(catalogue: Catalogue) -> N
     item = next(iter(read_items(open_storage(str(catalogue.out), catalogue.settings), job.id)))
     for stage in STAGES:
         catalogue.app.signature(stage, args=(item.to_wire(),)).apply_async()
-    time.sleep(2)
+    catalogue.settle()
     assert catalogue.follow(job) == before
     assert catalogue.outputs() == outputs
 
@@ -172,12 +170,11 @@ def test_a_changed_photo_is_not_taken_for_the_listed_one(catalogue: Catalogue, c
 def test_a_worker_killed_mid_job_loses_and_doubles_nothing(catalogue: Catalogue, workers: Workers) -> None:
     """SIGKILL: its messages go to another worker, every output is there once, the counts are right."""
     for number in range(60):
-        catalogue.add(f"{number}.jpg", f"slow:0.0{number % 9 + 1}")
+        catalogue.add(f"{number}.jpg", f"slow:0.{number % 9 + 1}")
     workers.start("victim", ",".join(STAGES))
-    time.sleep(3)
     job = catalogue.submit()
-    while catalogue.progress(job).counts().done < 10:
-        time.sleep(0.02)
+    while not workers.works("victim", catalogue.app):
+        assert not catalogue.progress(job).counts().finished
     victim = workers.processes.pop("victim")
     victim.send_signal(signal.SIGKILL)
     victim.wait()

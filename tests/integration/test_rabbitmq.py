@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,14 +92,13 @@ def test_a_job_runs_through_quorum_queues_and_survives_a_killed_worker(
     with connect(settings) as client:
         catalogue = Catalogue(tmp_path, settings, app, client)
         for number in range(60):
-            catalogue.add(f"{number}.jpg", f"slow:0.0{number % 9 + 1}")
+            catalogue.add(f"{number}.jpg", f"slow:0.{number % 9 + 1}")
         catalogue.add("bad.jpg", "bad")
         catalogue.add("hungry.jpg", "memory")  # tried again, and again
         workers.start("victim", ",".join(STAGES))
-        time.sleep(3)
         job = catalogue.submit()
-        while catalogue.progress(job).counts().done < 10:
-            time.sleep(0.02)
+        while not workers.works("victim", app):
+            assert not catalogue.progress(job).counts().finished
         victim = workers.processes.pop("victim")
         victim.send_signal(signal.SIGKILL)
         victim.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -234,12 +235,16 @@ def batched(model: DiffusionModel, items: list[Prepared]) -> list[Any]:
     """Run items through the worker's own batcher, the last ones in one batch; return what each ends with."""
     sizes: list[int] = []
 
+    gathered = threading.Event()
+
     def infer(batch: Any) -> Any:
+        assert gathered.wait(60)
         sizes.append(len(batch))
         return model.infer(batch)
 
-    batcher: Batcher[Any, Any] = Batcher(infer, model.bucket, max_batch=8, deadline=60)
-    waiting = [batcher.submit(item) for item in items]  # while the first is at work the others gather
+    batcher: Batcher[Any, Any] = Batcher(infer, model.bucket, max_batch=8, deadline=600)
+    waiting = [batcher.submit(item) for item in items]
+    gathered.set()  # while the first was at work the others gathered
     ends = [future.exception() or future.result() for future in waiting]
     batcher.close()
     assert max(sizes) > 2

@@ -79,6 +79,7 @@ def run(shop: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], di
     return done, json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
 
 
+@pytest.mark.timeout(600)
 def test_every_photo_goes_through_the_three_production_stages(shop: Path) -> None:
     """Two variants each, captions in two languages, provenance with seeds; the broken photo fails alone; again skips all."""
     done, summary = run(shop, "--report", str(shop / "report.html"))

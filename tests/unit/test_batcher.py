@@ -54,7 +54,7 @@ def make() -> Iterator[Callable[..., Batcher[int, int]]]:
     made: list[Batcher[int, int]] = []
 
     def build(model: Gate, **options: object) -> Batcher[int, int]:
-        settings = {"bucket": lambda _: 0, "max_batch": 4, "deadline": 60.0} | options
+        settings = {"bucket": lambda _: 0, "max_batch": 4, "deadline": 600.0} | options
         made.append(Batcher(model, **settings))  # type: ignore[arg-type]
         return made[-1]
 
