@@ -115,25 +115,26 @@ def texts(chance: random.Random) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield hostile recipes, manifests, messages and keys in turn, each with what reads it."""
     recipe = json.loads(Recipe().to_json())
     message = Item("20261123-142501-3f9a2c", 3, "shoes/1.jpg", "etag").to_wire()
-    folder = Path(tempfile.mkdtemp(prefix="vitrina-fuzz-"))
-    while True:
-        hostile = twisted(recipe, chance)
-        yield "recipe", lambda hostile=hostile: Recipe.from_mapping(hostile)  # type: ignore[misc] # bound at once
-        file = folder / chance.choice(("r.yaml", "r.json"))
-        file.write_bytes(mutated(json.dumps(recipe).encode(), chance))
-        yield "recipe", lambda file=file: Recipe.load(file)  # type: ignore[misc] # as above
-        table = folder / chance.choice(("m.csv", "m.jsonl"))
-        rows = (
-            b'key,id,points,box\na.jpg,1,"[[1,2,1]]","[0,0,9,9]"\n'
-            if table.suffix == ".csv"
-            else b'{"key": "a.jpg", "seed": 1}\n'
-        )
-        table.write_bytes(mutated(rows * 3, chance))
-        yield "manifest", lambda table=table: Manifest(table).check()  # type: ignore[misc] # as above
-        wire = twisted(message, chance)
-        yield "message", lambda wire=wire: Item.from_wire(wire)  # type: ignore[misc] # as above
-        key = mutated(b"shoes/../\xd0\xb1\xd0\xb0\\1.jpg", chance).decode("utf-8", "surrogateescape")
-        yield "key", lambda key=key: check_source_key(key)  # type: ignore[misc] # as above
+    with tempfile.TemporaryDirectory(prefix="vitrina-fuzz-") as made:
+        folder = Path(made)
+        while True:
+            hostile = twisted(recipe, chance)
+            yield "recipe", lambda hostile=hostile: Recipe.from_mapping(hostile)  # type: ignore[misc] # bound at once
+            file = folder / chance.choice(("r.yaml", "r.json"))
+            file.write_bytes(mutated(json.dumps(recipe).encode(), chance))
+            yield "recipe", lambda file=file: Recipe.load(file)  # type: ignore[misc] # as above
+            table = folder / chance.choice(("m.csv", "m.jsonl"))
+            rows = (
+                b'key,id,points,box\na.jpg,1,"[[1,2,1]]","[0,0,9,9]"\n'
+                if table.suffix == ".csv"
+                else b'{"key": "a.jpg", "seed": 1}\n'
+            )
+            table.write_bytes(mutated(rows * 3, chance))
+            yield "manifest", lambda table=table: Manifest(table).check()  # type: ignore[misc] # as above
+            wire = twisted(message, chance)
+            yield "message", lambda wire=wire: Item.from_wire(wire)  # type: ignore[misc] # as above
+            key = mutated(b"shoes/../\xd0\xb1\xd0\xb0\\1.jpg", chance).decode("utf-8", "surrogateescape")
+            yield "key", lambda key=key: check_source_key(key)  # type: ignore[misc] # as above
 
 
 def twisted(value: Any, chance: random.Random) -> Any:

@@ -314,7 +314,7 @@ def test_a_producer_does_not_wait_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
 ) -> None:
     """A broker that is full or gone ends the submission with the next step, and whoever watches is called meanwhile."""
-    monkeypatch.setattr(patience, "SECONDS", 0.5)
+    monkeypatch.setattr(patience, "SECONDS", 3)
     monkeypatch.setattr(patience, "AGAIN_SECONDS", 0.1)
     source, destination = MemoryStorage("photos"), MemoryStorage(str(tmp_path))
     for number in range(4):
