@@ -31,6 +31,10 @@ KEPT = "vitrina:kept"
 """Set by a keeper; gone when the broker came back empty."""
 
 
+class _StoppedError(Exception):
+    """The keeper was told to stop amid a look."""
+
+
 class Keeper:
     """One of any number that run is active, by a lease; the others wait to take over."""
 
@@ -46,7 +50,8 @@ class Keeper:
         self._watched: dict[str, tuple[Job, Storage, Reconciler]] = {}
         self._lost: set[str] = set()
         # Jobs that have not ended and that the broker has forgotten.
-        self._sealed: set[str] = set()
+        self._sealed: dict[str, float] = {}
+        # When the jobs had last changed that it has sealed.
         self.active: bool | None = None
         """Whether this one does the work; None before its first look."""
         self.looked = 0.0
@@ -57,30 +62,41 @@ class Keeper:
         try:
             while not stop.is_set():
                 try:
-                    self.look()
+                    self.look(stop)
                 except BrokerError as error:
                     log.warning("%s", error, extra={"action": "wait"})
+                except _StoppedError:
+                    break
                 stop.wait(self._settings.look_every)
         finally:
             self._app.close()
 
-    def look(self) -> None:
+    def look(self, stop: threading.Event) -> None:
         """Look at every job once, if this is the active keeper. Raises `BrokerError`."""
-        active = self._lease.acquire()
-        self.looked = time.time()
+        active = self._hold(stop)
         if active != self.active:
             log.info("active" if active else "standing by: another keeper is active", extra={"action": "keeper"})
             self.active = active
         if not active:
             return
         for job in self._jobs():
-            self._lease.acquire()  # a long look at one job must not cost the lease
+            self._hold(stop)
             try:
-                self._look_at(job)
-            except BrokerError:
+                self._look_at(job, stop)
+            except (BrokerError, _StoppedError):
                 raise
             except VitrinaError as error:
                 log.warning("job %s: %s", job, error, extra={"action": "keeper_failed", "job": job})
+            except Exception:  # a fault in one job must not leave the others alone
+                log.exception("job %s", job, extra={"action": "keeper_failed", "job": job})
+
+    def _hold(self, stop: threading.Event) -> bool:
+        """Renew the lease, which a long look at one job must not cost."""
+        if stop.is_set():
+            raise _StoppedError
+        active = self._lease.acquire()
+        self.looked = time.time()
+        return active
 
     def _jobs(self) -> list[str]:
         """Name the jobs the broker knows and, when it came back empty, those whose records lie where this keeper was told to look."""
@@ -96,24 +112,23 @@ class Keeper:
         self._lost.difference_update(known)
         return [*known, *self._lost]
 
-    def _look_at(self, job: str) -> None:
+    def _look_at(self, job: str, stop: threading.Event) -> None:
         progress = Progress(self._client, job)
         counts = progress.counts()
-        if counts.finished and job in self._sealed:
+        if counts.finished and self._sealed.get(job) == counts.changed:
             return
-        self._sealed.discard(job)  # some of it is run again
         if job not in self._watched:
             self._watched[job] = self._open(job)
         record, destination, reconciler = self._watched[job]
         if not counts.finished:
-            reconciler.look(counts)
+            reconciler.look(counts, lambda: self._hold(stop))
             return
         seconds = max(0.0, (counts.changed or time.time()) - record.created)
         seal(destination, progress, Summary.of(job, counts, seconds), if_absent=True)
         progress.expire()
         log.info("sealed", extra={"action": "sealed", "job": job})
         del self._watched[job]
-        self._sealed.add(job)
+        self._sealed[job] = counts.changed
 
     def _open(self, job: str) -> tuple[Job, Storage, Reconciler]:
         where = Progress(self._client, job).destination()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from producer.sealing import read_failures
 from shared.errors import ItemError
-from shared.jobs import load_listed, read_pages
+from shared.jobs import PAGE, load_listed, read_pages
 from shared.keys import STAGES
 from shared.plan import Plan
 from shared.progress import Counts
 from shared.provenance import Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from shared.jobs import Job
     from shared.keys import StageName
@@ -51,12 +51,15 @@ def survey(job: Job, destination: Storage) -> Iterator[Found]:
             yield from pool.map(look, page)
 
 
-def rebuild(job: Job, destination: Storage, progress: Progress) -> None:
-    """Fill in the progress of a job that the broker has forgotten; what is not finished is then for `catch_up`. Raises `BrokerError`, `StorageError`."""
-    progress.begin(job.destination)
-    progress.sent(0)  # whatever was queued has gone with the rest
+def rebuild(job: Job, destination: Storage, progress: Progress, meanwhile: Callable[[], object] = lambda: None) -> None:
+    """Fill in the progress of a job that the broker has forgotten; what is not finished is then for `catch_up`.
+
+    `meanwhile` is called for every page of items. Raises what it raises, `BrokerError` and `StorageError`.
+    """
     items = 0
     for item, found in survey(job, destination):
+        if item.index % PAGE == 0:
+            meanwhile()
         items = item.index + 1
         for stage, stat in found.items():
             made = Provenance.from_metadata(stat.metadata)
@@ -64,6 +67,8 @@ def rebuild(job: Job, destination: Storage, progress: Progress) -> None:
     for failure in read_failures(destination, job.id):
         progress.fail(failure)
     progress.listed(items, complete=load_listed(destination, job.id))
+    # Only now is the job known again: who is stopped before leaves the rest to the next.
+    progress.begin(job.destination)
 
 
 def counted(job: Job, destination: Storage) -> Counts:

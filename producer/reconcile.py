@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from producer.publisher import Publisher
 from producer.rebuild import rebuild
 from producer.submit import Submitter
+from shared.errors import LeaseHeldError
 from shared.jobs import PAGE, read_page
-from shared.lease import Lease
+from shared.lease import Lease, feeding
 from shared.progress import Progress
 from shared.queues import in_flight
 
@@ -53,6 +55,9 @@ class Reconciler:
         self._progress = Progress(client, job.id)
         self._publisher = Publisher(app, priority=job.priority)
         self._lease = Lease(client, f"keeper:{job.id}", "another process looks after the job", seconds=3 * every)
+        self._feeding = Lease(client, feeding(job.id), "a producer feeds the job")
+        self._submitter: Submitter | None = None
+        # While what was listed is not all queued, and nobody else feeds the job.
         self._every = every
         self._grace = GRACE * every
         self._next = time.monotonic() + every
@@ -61,28 +66,50 @@ class Reconciler:
         self.sent_again = 0
         """Items that the broker had lost."""
 
-    def look(self, counts: Counts, tick: Callable[[Counts], None] = lambda _: None) -> None:
-        """Look, when it is time to, and send again what was lost. `tick` is called while the window is full. Raises `BrokerError`, `StorageError`."""
+    def look(self, counts: Counts, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Look, when it is time to, and send again what was lost. Raises `BrokerError`, `StorageError`.
+
+        `meanwhile` is called now and then of what takes long; what it raises ends it.
+        """
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every
         if not self._lease.acquire():
             self._missing.clear()
-        elif not counts.known:
-            self._restore(tick)
+            return
+        if not counts.known:
+            log.warning(
+                "the broker came back empty: working job %s out again", self._job.id, extra={"action": "rebuild"}
+            )
+            rebuild(self._job, self._destination, self._progress, partial(self._hold, meanwhile))
+            counts = self._progress.counts()
         elif counts.done + counts.failed < counts.sent and self._looks_into_queues:
             # RabbitMQ keeps its messages itself, and lets nobody look.
             self._send_again(counts.sent)
-
-    def _restore(self, tick: Callable[[Counts], None]) -> None:
-        log.warning("the broker came back empty: working job %s out again", self._job.id, extra={"action": "rebuild"})
-        rebuild(self._job, self._destination, self._progress)
-        if self._progress.counts().listed:
+        if counts.listed and counts.sent < counts.items:
             # Else its producer goes on by itself, or another with `submit --resume`.
-            Submitter(
-                self._app, self._progress, self._job, self._destination, window=self._window, tick=tick
-            ).catch_up()
-            self._progress.listed(self._progress.counts().items, complete=True)
+            self._top_up(counts, meanwhile)
+
+    def _hold(self, meanwhile: Callable[[], object]) -> None:
+        self._lease.acquire()
+        meanwhile()
+
+    def _top_up(self, counts: Counts, meanwhile: Callable[[], object]) -> None:
+        try:
+            with self._feeding as lease:
+                if self._submitter is None or self._submitter.cursor != counts.sent:
+                    self._submitter = Submitter(
+                        self._app,
+                        self._progress,
+                        self._job,
+                        self._destination,
+                        window=self._window,
+                        lease=lease,
+                        tick=lambda _: self._hold(meanwhile),
+                    )
+                self._submitter.top_up()
+        except LeaseHeldError:
+            self._submitter = None
 
     def _send_again(self, sent: int) -> None:
         unfinished = set(self._progress.unfinished(sent))

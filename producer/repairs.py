@@ -22,7 +22,7 @@ from shared.progress import bit
 from shared.provenance import Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from shared.keys import StageName
     from shared.messages import Item
@@ -54,20 +54,21 @@ def retry(
     the stage on that doubted. Raises `LeaseHeldError` while the job is being fed.
     """
     with session.producing(tick) as submitter:
-        chosen = sorted(_doubtful(session, stage, reason) if review else _failed(session, stage, reason))
-        if not chosen:
-            return 0
-        unseal(session.destination, session.job.id)
-        session.progress.set_state("running")
-        submitter.go_on()
+        chosen = _doubtful(session, stage, reason) if review else _failed(session, stage, reason)
+        number = 0
         for first, page in groupby(chosen, lambda pair: pair[0] // PAGE * PAGE):
             since = dict(page)
+            if not number:
+                unseal(session.destination, session.job.id)
+                session.progress.set_state("running")
+                submitter.go_on()
+            number += len(since)
             items = _looked_up(session, first, since)
             forget_results(session.destination, session.job.id, since)
             for begin in STAGES:
                 some = [item for item in items if since[item.index] == begin]
-                submitter.again(some, begin, partial(_remove, session, begin) if review else _keep)
-    return len(chosen)
+                submitter.again(some, begin, partial(_clear, session, begin if review else None))
+    return number
 
 
 def _failed(session: Session, stage: StageName | None, reason: str | None) -> Iterator[Chosen]:
@@ -118,16 +119,19 @@ def _looked_up(session: Session, first: int, chosen: Iterable[int]) -> list[Item
     return items
 
 
-def _keep(_: Item) -> None:
-    """Leave what a failed item has: it goes on from there."""
-
-
-def _remove(session: Session, since: StageName, item: Item) -> None:
-    """Delete an item's outputs from a stage on: the later ones first, and of each stage first what says that it is done."""
-    outputs = Plan(session.job.recipe).outputs(item.key, item.etag, item.fields)
-    for stage in reversed(STAGES[STAGES.index(since) :]):
-        for key in reversed(list(outputs.keys[stage].values())):
-            session.destination.delete(key)
+def _clear(session: Session, since: StageName | None, items: Sequence[Item]) -> None:
+    """Make room for items that count as unfinished now; delete their outputs from a stage on, where one is given."""
+    # Until then others saw a job that has ended, and may have written how.
+    unseal(session.destination, session.job.id)
+    if since is None:
+        return
+    plan = Plan(session.job.recipe)
+    for item in items:
+        outputs = plan.outputs(item.key, item.etag, item.fields)
+        # The later stages first, and of each stage first what says that it is done.
+        for stage in reversed(STAGES[STAGES.index(since) :]):
+            for key in reversed(list(outputs.keys[stage].values())):
+                session.destination.delete(key)
 
 
 def cancel(session: Session) -> None:
@@ -205,10 +209,13 @@ def purge(session: Session) -> int:
     with ThreadPoolExecutor(WORKERS) as pool:
         for page in read_pages(session.destination, session.job.id):
             removed += sum(pool.map(remove, page))
-    # The record goes last: until then the job can be purged again.
+    # What the job is known by goes last: until then it can be purged again.
     prefix = job_prefix(session.job.id)
     records = [stat.key for stat in session.destination.list(prefix)]
-    for key in sorted(records, key=lambda key: key.endswith("/job.json")):
+    last = [prefix + "job.json", prefix + "recipe.json"]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(session.destination.delete, [key for key in records if key not in last]))
+    for key in last:
         session.destination.delete(key)
     session.progress.drop()
     return removed

@@ -27,7 +27,7 @@ from shared.errors import (
     UsageError,
 )
 from shared.jobs import Job, list_jobs, load_listed, load_summary, new_job_id
-from shared.lease import Lease, is_held
+from shared.lease import Lease, feeding, is_held
 from shared.progress import NoProgress, Progress, known_jobs
 from shared.storage import open_storage
 
@@ -104,13 +104,9 @@ class Session:
         session.progress = NoProgress() if gone else session.progress
         return session
 
-    @property
-    def _lease(self) -> str:
-        return f"producer:{self.job.id}"
-
     def fed(self) -> bool:
         """Tell whether a producer is feeding the job. Raises `BrokerError`."""
-        return is_held(self.client, self._lease)
+        return is_held(self.client, feeding(self.job.id))
 
     @contextlib.contextmanager
     def producing(self, tick: Callable[[Counts], None] = _nothing) -> Iterator[Submitter]:
@@ -118,7 +114,7 @@ class Session:
         app = make_app(self.settings)
         held = f"another producer is feeding job {self.job.id}: follow it with `vitrina status {self.job.id} --watch`"
         try:
-            with Lease(self.client, self._lease, held) as lease:
+            with Lease(self.client, feeding(self.job.id), held) as lease:
                 if self.progress.destination() is None:
                     rebuild(self.job, self.destination, self.progress)
                 window = self.settings.window
@@ -156,7 +152,7 @@ class Session:
         try:
             reconciler = Reconciler(app, self.client, self.job, self.destination, self.settings)
 
-            return follow(self.progress, tick, lambda counts: reconciler.look(counts, tick))
+            return follow(self.progress, tick, reconciler.look)
         finally:
             app.close()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-from producer.patience import patiently
+from producer.patience import Answer, patiently
 from producer.publisher import Publisher
 from shared.errors import JobCancelledError, KeyRefusedError, ObjectMissingError, ProgressLostError, UsageError
 from shared.jobs import ItemList, read_pages, save_listed
@@ -15,7 +16,7 @@ from shared.messages import MAX_INDEX
 from shared.progress import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from celery import Celery
 
@@ -77,38 +78,62 @@ class Submitter:
         while self._state != "cancelled" and (page := list(itertools.islice(waiting, self.items.room))):
             if self.items.count + len(page) > MAX_INDEX:
                 raise UsageError(f"a job holds at most {MAX_INDEX} photos: split the source by prefix")
+            self._check_lease()
             items = self.items.append(page)
-            self._progress.listed(self.items.count, complete=False)
+            self._listed(complete=False)
             self.send(items)
         if complete or self._state == "cancelled":
             save_listed(self._destination, self._job.id, self.items.count)
-            self._progress.listed(self.items.count, complete=True)
+            self._listed(complete=True)
         return self.items.count - began
 
     def catch_up(self) -> int:
         """Queue what an earlier producer listed and did not queue, or queued before the broker came back empty; return how many."""
         caught = 0
-        for page in read_pages(self._destination, self._job.id, since=self._cursor):
-            left = [item for item in page if item.index >= self._cursor]
-            ended = self._progress.ended([item.index for item in left])
-            waiting = [item for item, over in zip(left, ended, strict=True) if not over]
+        for past, waiting in self._unsent():
             caught += len(waiting)
             self.send(waiting)
-            if left and self._state != "cancelled":
-                self._mark_sent(left[-1].index + 1)
-        self._progress.listed(self.items.count, complete=False)
+            self._passed(past)
+        self._listed(complete=False)
         return caught
 
-    def again(self, items: Sequence[Item], since: StageName, clear: Callable[[Item], None] = lambda _: None) -> None:
-        """Run items again that have ended, from the stage `since` on; `clear` makes room for each, once it counts as unfinished."""
+    def top_up(self) -> None:
+        """Queue of the same as much as the window has room for now."""
+        self._look()
+        for past, waiting in self._unsent():
+            room = len(waiting) if self.cancelled else 0 if self._state == "paused" else self._window - self._unfinished
+            self.send(waiting[: max(0, room)])
+            if room < len(waiting):
+                return
+            self._passed(past)
+
+    def _unsent(self) -> Iterator[tuple[int, list[Item]]]:
+        """Yield the items that were listed and not queued, a page at a time, each page with the index past it."""
+        for page in read_pages(self._destination, self._job.id, since=self._cursor):
+            left = [item for item in page if item.index >= self._cursor]
+            ended = self._patiently(partial(self._progress.ended, [item.index for item in left]))
+            yield page[-1].index + 1, [item for item, over in zip(left, ended, strict=True) if not over]
+
+    def _passed(self, cursor: int) -> None:
+        if not self.cancelled:
+            self._mark_sent(cursor)
+
+    def again(
+        self, items: Sequence[Item], since: StageName, clear: Callable[[Sequence[Item]], None] = lambda _: None
+    ) -> None:
+        """Run items again that have ended, from the stage `since` on; `clear` makes room for some, once they count as unfinished."""
         for start in range(0, len(items), BATCH):
             batch = items[start : start + BATCH]
             indices = [item.index for item in batch]
-            self._ended -= sum(self._progress.ended(indices))
-            self._progress.forget(indices, since)
-            for item in batch:
-                clear(item)
+            self._ended -= sum(self._patiently(partial(self._progress.ended, indices)))
+            self._patiently(partial(self._progress.forget, indices, since))
+            clear(batch)
             self.send(batch)
+
+    @property
+    def cursor(self) -> int:
+        """The index below which all items were queued."""
+        return self._cursor
 
     @property
     def cancelled(self) -> bool:
@@ -123,8 +148,7 @@ class Submitter:
         """Queue items as the window has room; of a job that is cancelled, record them as such."""
         position = 0
         while position < len(items):
-            if self._lease:
-                self._lease.check()
+            self._check_lease()
             if self._state == "cancelled":
                 self._cancel(items[position:])
                 return
@@ -140,26 +164,41 @@ class Submitter:
             self._mark_sent(batch[-1].index + 1)
 
     def _wait(self) -> None:
-        self._counts = counts = patiently(self._progress.counts, self._meanwhile)
-        if not counts.known:
-            raise ProgressLostError("the broker came back empty")
-        self._state = counts.state
-        self._unfinished = self._before + self._sent - (counts.done + counts.failed - self._ended)
-        self._tick(counts)
+        self._look()
+        self._tick(self._counts)
         # Half a window of hysteresis: few large publishes rather than many of one or two.
         if self._unfinished > self._window // 2 or self._state == "paused":
             time.sleep(POLL_SECONDS)
             self._unfinished = max(self._unfinished, self._window)
 
+    def _look(self) -> None:
+        self._counts = counts = self._patiently(self._progress.counts)
+        if not counts.known:
+            raise ProgressLostError("the broker came back empty")
+        self._state = counts.state
+        self._unfinished = self._before + self._sent - (counts.done + counts.failed - self._ended)
+
     def _mark_sent(self, cursor: int) -> None:
         self._cursor = max(cursor, self._cursor)
-        self._state = patiently(lambda: self._progress.sent(self._cursor), self._meanwhile)
+        self._state = self._patiently(lambda: self._progress.sent(self._cursor))
 
     def _cancel(self, items: Sequence[Item]) -> None:
         for item in items:
-            self._progress.fail(
-                Failure(item.index, shown(item.key), "listing", JobCancelledError.reason, "the job was cancelled")
-            )
+            self._fail(item, JobCancelledError.reason, "the job was cancelled")
+
+    def _fail(self, item: Item, reason: str, detail: str) -> None:
+        failure = Failure(item.index, shown(item.key), "listing", reason, detail)
+        self._patiently(lambda: self._progress.fail(failure))
+
+    def _listed(self, *, complete: bool) -> None:
+        self._patiently(lambda: self._progress.listed(self.items.count, complete=complete))
+
+    def _check_lease(self) -> None:
+        if self._lease:
+            self._patiently(self._lease.check)
+
+    def _patiently(self, do: Callable[[], Answer]) -> Answer:
+        return patiently(do, self._meanwhile)
 
     def _meanwhile(self) -> None:
         self._tick(self._counts)
@@ -170,7 +209,7 @@ class Submitter:
             if not item.etag:
                 raise ObjectMissingError("the manifest names it, and the source has no such photo: check the key")  # noqa: TRY301 - recorded below like the other
         except (KeyRefusedError, ObjectMissingError) as error:
-            self._progress.fail(Failure(item.index, shown(item.key), "listing", error.reason, str(error)))
+            self._fail(item, error.reason, str(error))
             return False
         return True
 

@@ -193,7 +193,7 @@ class Watch:
         marks = [mark for mark in self._marks if mark[0] >= began - 2 * OVERLAP]
         self._marks = [*marks, (began, before)] if number else marks
         self._save(opened)
-        opened.reconciler.look(opened.session.progress.counts(), self._tick)
+        opened.reconciler.look(opened.session.progress.counts())
         return number
 
     def _open(self) -> _Opened:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from typing import TYPE_CHECKING, Self
 
 from shared.connection import broker_errors
@@ -29,6 +30,11 @@ def _key(name: str) -> str:
     return f"vitrina:lease:{name}"
 
 
+def feeding(job: str) -> str:
+    """Name the lease of who submits a job's photos."""
+    return f"producer:{job}"
+
+
 def is_held(client: redis.Redis, name: str) -> bool:
     """Tell whether a process holds a lease. Raises `BrokerError`."""
     with broker_errors():
@@ -36,33 +42,43 @@ def is_held(client: redis.Redis, name: str) -> bool:
 
 
 class Lease:
-    """Held inside `with`. Raises `LeaseHeldError` on entry when another process has it."""
+    """Held inside `with`, which may be entered again. Raises `LeaseHeldError` on entry when another process has it."""
 
     def __init__(self, client: redis.Redis, name: str, held: str, *, seconds: float = SECONDS) -> None:
         """Name the lease; `held` is what a person is told when another has it."""
         self._redis = client
         self._key = _key(name)
         self._held = held
-        self._milliseconds = int(seconds * 1000)
+        self._seconds = seconds
         self._token = secrets.token_hex(8)
         self._renew = client.register_script(_RENEW)
         self._stop = threading.Event()
         self._lost = False
+        self._renewed = 0.0
+        # When it was last certain, on the clock that goes on while a process is stopped.
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> bool:
         """Take it, or renew it; False when another process has it. Raises `BrokerError`."""
+        now = time.monotonic()
         with broker_errors():
-            return bool(self._renew([self._key], [self._token, self._milliseconds]))
+            acquired = bool(self._renew([self._key], [self._token, int(self._seconds * 1000)]))
+        if acquired:
+            self._renewed = now
+        return acquired
 
     def check(self) -> None:
-        """Raise `LeaseLostError` when another process has taken it meanwhile."""
-        if self._lost:
+        """Raise `LeaseLostError` when another process has taken it meanwhile. Raises `BrokerError` when it has run out and nobody answers."""
+        # Who was stopped gets here before the thread that renews: by the time, not by what that thread has seen.
+        if self._lost or (time.monotonic() - self._renewed > self._seconds and not self.acquire()):
+            self._lost = True
             raise LeaseLostError(f"{self._held}; this one was stopped for too long and ends")
 
     def __enter__(self) -> Self:
         if not self.acquire():
             raise LeaseHeldError(self._held)
+        self._lost = False
+        self._stop.clear()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
         return self
@@ -78,7 +94,7 @@ class Lease:
             pass  # it runs out by itself
 
     def _keep(self) -> None:
-        while not self._stop.wait(self._milliseconds / 3000):
+        while not self._stop.wait(self._seconds / 3):
             try:
                 if not self.acquire():
                     # For good, though the other may have gone by the next look: it has worked meanwhile.

@@ -1,10 +1,11 @@
-"""A job's progress in Redis: a bitmap per stage and the failures. Setting a bit twice counts once.
+"""A job's progress in Redis: a bitmap per stage, one of the failed, and why they did. Setting a bit twice counts once.
 
 100 M items are 12.5 MB a stage. Everything here can be worked out again from storage.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -88,6 +89,7 @@ class Progress:
         self._job = job
         self._name = f"vitrina:job:{job}"
         self._info = f"{self._name}:info"
+        self._failed = f"{self._name}:failed"
         self._failures = f"{self._name}:failures"
         self._ran = f"{self._name}:ran"
         self._ran_earlier = f"{self._name}:ran:earlier"
@@ -105,12 +107,12 @@ class Progress:
         return f"{self._name}:attempts:{stage}"
 
     def _bitmaps(self) -> list[str]:
-        return [*map(self._done, STAGES), self._ran, self._ran_earlier, self._review]
+        return [*map(self._done, STAGES), self._failed, self._ran, self._ran_earlier, self._review]
 
     def begin(self, destination: str) -> None:
-        """Tell the workers where the job's records are."""
+        """Make the job known, of which nothing is queued yet: tell the workers where its records are."""
         with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(self._info, mapping={"destination": destination})
+            pipe.hset(self._info, mapping={"destination": destination, "sent": 0})
             pipe.zadd(JOBS, {self._job: time.time()}, nx=True)
             # Only what exists can be given an expiry, and a hash would go with its last field and take it along.
             for bitmap in self._bitmaps():
@@ -138,6 +140,7 @@ class Progress:
         with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hmget(self._info, ["destination", "state"])
             pipe.hset(self._info, "sent", str(items))
+            self._expire(pipe)
             known, state = pipe.execute()[0]
         if known is None:
             raise ProgressLostError("the broker came back empty")
@@ -152,14 +155,18 @@ class Progress:
         """Tell of each item whether it is done or has failed."""
         if not indices:
             return []
+        low, high = min(indices) >> 3, max(indices) >> 3
+        bits = self._ended(low, high)
+        return [bit(bits, index - 8 * low) for index in indices]
+
+    def _ended(self, first: int, last: int) -> bytes:
+        """Read which items are done or have failed, from one byte of the bitmaps to another; with all of these."""
+        length = last - first + 1
         with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
-            low, high = min(indices) >> 3, max(indices) >> 3
-            pipe.getrange(self._done(LAST), low, high)
-            pipe.hmget(self._failures, [str(index) for index in indices])
-            bits, failures = pipe.execute()
-        return [
-            bit(bits, index - 8 * low) or failure is not None for index, failure in zip(indices, failures, strict=True)
-        ]
+            pipe.getrange(self._done(LAST), first, last)
+            pipe.getrange(self._failed, first, last)
+            done, failed = (int.from_bytes(bits.ljust(length, b"\0")) for bits in pipe.execute())
+        return (done | failed).to_bytes(length)
 
     def done_of(self, first: int, count: int) -> bytes:
         """Return the bitmap of finished items from the index `first`, a multiple of 8, on; most significant bit first."""
@@ -179,23 +186,10 @@ class Progress:
 
     def unfinished(self, sent: int) -> Iterator[int]:
         """Yield the items below the index `sent` that are neither done nor failed."""
-        for first in range(0, (sent + 7) >> 3, CHUNK):
-            with broker_errors():
-                bits: Any = self._redis.getrange(self._done(LAST), first, first + CHUNK - 1)
-            bits = bits.ljust(min(CHUNK, ((sent + 7) >> 3) - first), b"\0")
-            # Nearly all bytes of a long job are full or empty of work: only the others are looked into.
-            indices = [
-                8 * (first + place) + number
-                for place, byte in enumerate(bits)
-                if byte != 0xFF  # noqa: PLR2004 - all eight done
-                for number in range(8)
-                if not byte & (0x80 >> number) and 8 * (first + place) + number < sent
-            ]
-            for start in range(0, len(indices), 1000):
-                some = indices[start : start + 1000]
-                with broker_errors():
-                    failures: Any = self._redis.hmget(self._failures, [str(index) for index in some])
-                yield from (index for index, failure in zip(some, failures, strict=True) if failure is None)
+        length = (sent + 7) >> 3
+        for first in range(0, length, CHUNK):
+            ended = self._ended(first, min(first + CHUNK, length) - 1)
+            yield from (index for index in _set_bits(ended, 8 * first, value=0) if index < sent)
 
     def forget(self, indices: Sequence[int], since: StageName = STAGES[0]) -> None:
         """Take items for unfinished from the stage `since` on: they are to be run again."""
@@ -203,7 +197,16 @@ class Progress:
         per_stage = [key for stage in stages for key in (self._done(stage), self._attempts(stage))]
         with broker_errors():
             self._forget(
-                [self._failures, self._reasons, self._ran_earlier, self._ran, self._review, *per_stage], list(indices)
+                [
+                    self._failed,
+                    self._failures,
+                    self._reasons,
+                    self._ran_earlier,
+                    self._ran,
+                    self._review,
+                    *per_stage,
+                ],
+                list(indices),
             )
 
     def finish(self, stage: StageName, index: int, *, ran: bool, review: bool) -> None:
@@ -214,7 +217,7 @@ class Progress:
         earlier = [self._done(stage), self._attempts(stage), self._ran_earlier]
         with broker_errors():
             self._finish(
-                [*earlier, self._ran, self._review, self._failures, self._info, self._reasons],
+                [*earlier, self._ran, self._review, self._failed, self._failures, self._info, self._reasons],
                 [index, int(ran), int(review), int(stage == LAST), KEEP_SECONDS],
             )
 
@@ -223,7 +226,7 @@ class Progress:
         value = json.dumps({name: v for name, v in asdict(failure).items() if name != "index"})
         with broker_errors():
             self._fail(
-                [self._failures, self._done(LAST), self._info, self._reasons],
+                [self._failed, self._failures, self._done(LAST), self._info, self._reasons],
                 [failure.index, value, failure.reason, KEEP_SECONDS],
             )
 
@@ -277,10 +280,18 @@ class Progress:
         return dict(sorted(counted.items(), key=lambda pair: -pair[1]))
 
     def failures(self) -> Iterator[Failure]:
-        """Yield the failures, in no order, without holding them all."""
+        """Yield the failures by index, without holding them all."""
+        first = 0
+        while bits := self._failed_from(first):
+            found = _set_bits(bits, 8 * first, value=1)
+            while some := list(itertools.islice(found, 1000)):
+                yield from self.failures_of(some).values()
+            first += CHUNK
+
+    def _failed_from(self, first: int) -> bytes:
         with broker_errors():
-            for index, value in self._redis.hscan_iter(self._failures, count=1000):
-                yield Failure(index=int(index), **json.loads(value))
+            bits: Any = self._redis.getrange(self._failed, first, first + CHUNK - 1)
+        return bytes(bits)
 
     def outcome_bits(self) -> tuple[bytes, bytes, bytes]:
         """Return the bitmaps of items finished, and of these in need of review and run in this job; most significant bit first."""
@@ -313,7 +324,10 @@ class Progress:
 def known_jobs(client: redis.Redis) -> list[str]:
     """Name the jobs the broker knows, the newest first. Raises `BrokerError`."""
     with broker_errors():
-        client.zremrangebyscore(JOBS, "-inf", time.time() - KEEP_SECONDS)
+        old: Any = client.zrangebyscore(JOBS, "-inf", time.time() - KEEP_SECONDS)
+        gone = [name for name in old if Progress(client, name.decode()).destination() is None]
+        if gone:  # a job may go on for longer
+            client.zrem(JOBS, *gone)
         found: Any = client.zrevrange(JOBS, 0, -1)
     return [name.decode() for name in found]
 
@@ -322,6 +336,15 @@ def bit(bits: bytes, index: int) -> bool:
     """Look up one bit of a bitmap; Redis numbers them from the most significant one of each byte."""
     byte = index >> 3
     return byte < len(bits) and bool(bits[byte] & (0x80 >> (index & 7)))
+
+
+def _set_bits(bits: bytes, first: int, *, value: int) -> Iterator[int]:
+    """Yield the places of the bits that are as `value`, counted from `first`."""
+    # Nearly all bytes of a long job hold nothing that is looked for: only the others are looked into.
+    empty = 0x00 if value else 0xFF
+    for place, byte in enumerate(bits):
+        if byte != empty:
+            yield from (first + 8 * place + number for number in range(8) if (byte >> (7 - number)) & 1 == value)
 
 
 def _state(value: bytes | None) -> State:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 _FORGET_FAILURE = """
-local function forget_failure(failures, reasons, index)
+local function forget_failure(failed, failures, reasons, index)
   local old = redis.call('HGET', failures, index)
   if old then
     redis.call('HINCRBY', reasons, cjson.decode(old)['reason'], -1)
     redis.call('HDEL', failures, index)
+    redis.call('SETBIT', failed, index, 0)
   end
 end
 """
@@ -28,25 +29,26 @@ keep_no_orphans(KEYS[2], ARGV[2])
 return {starts, redis.call('HGET', KEYS[2], 'state')}
 """
 )
-# A failure never overwrites a finished item: a message delivered twice may fail the second time. KEYS: failures, done, info, reasons.
+# A failure never overwrites a finished item: a message delivered twice may fail the second time. KEYS: failed, failures, done, info, reasons.
 # ARGV: index, failure, its reason, seconds to keep.
 FAIL = (
     _FORGET_FAILURE
     + _KEEP_NO_ORPHANS
     + """
-if redis.call('GETBIT', KEYS[2], ARGV[1]) == 1 then return 0 end
-forget_failure(KEYS[1], KEYS[4], ARGV[1])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('HINCRBY', KEYS[4], ARGV[3], 1)
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-redis.call('EXPIRE', KEYS[4], ARGV[4])
-redis.call('HSET', KEYS[3], 'changed', redis.call('TIME')[1])
-keep_no_orphans(KEYS[3], ARGV[4])
+if redis.call('GETBIT', KEYS[3], ARGV[1]) == 1 then return 0 end
+forget_failure(KEYS[1], KEYS[2], KEYS[5], ARGV[1])
+redis.call('SETBIT', KEYS[1], ARGV[1], 1)
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call('HINCRBY', KEYS[5], ARGV[3], 1)
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+redis.call('EXPIRE', KEYS[5], ARGV[4])
+redis.call('HSET', KEYS[4], 'changed', redis.call('TIME')[1])
+keep_no_orphans(KEYS[4], ARGV[4])
 return 1
 """
 )
 # In one step, so that no count ever sees an item both done and failed. KEYS: done, attempts, ran in an earlier stage, ran, review,
-# failures, info, reasons. ARGV: index, whether this stage ran, whether to review, whether it is the last stage, seconds to keep.
+# failed, failures, info, reasons. ARGV: index, whether this stage ran, whether to review, whether it is the last stage, seconds to keep.
 FINISH = (
     _FORGET_FAILURE
     + _KEEP_NO_ORPHANS
@@ -56,23 +58,23 @@ if ARGV[4] == '0' then
 else
   if ARGV[2] == '1' or redis.call('GETBIT', KEYS[3], ARGV[1]) == 1 then redis.call('SETBIT', KEYS[4], ARGV[1], 1) end
   if ARGV[3] == '1' then redis.call('SETBIT', KEYS[5], ARGV[1], 1) end
-  forget_failure(KEYS[6], KEYS[8], ARGV[1])
-  redis.call('HSET', KEYS[7], 'changed', redis.call('TIME')[1])
+  forget_failure(KEYS[6], KEYS[7], KEYS[9], ARGV[1])
+  redis.call('HSET', KEYS[8], 'changed', redis.call('TIME')[1])
 end
 redis.call('SETBIT', KEYS[1], ARGV[1], 1)
 redis.call('HDEL', KEYS[2], ARGV[1], ARGV[1] .. ':alone')
-keep_no_orphans(KEYS[7], ARGV[5])
+keep_no_orphans(KEYS[8], ARGV[5])
 """
 )
-# Items are to be run again from some stage on. KEYS: failures, reasons, ran in an earlier stage, ran, review, then of each such stage
+# Items are to be run again from some stage on. KEYS: failed, failures, reasons, ran in an earlier stage, ran, review, then of each such stage
 # done and attempts. ARGV: the indices.
 FORGET = (
     _FORGET_FAILURE
     + """
 for _, index in ipairs(ARGV) do
-  forget_failure(KEYS[1], KEYS[2], index)
-  for i = 3, 5 do redis.call('SETBIT', KEYS[i], index, 0) end
-  for i = 6, #KEYS, 2 do
+  forget_failure(KEYS[1], KEYS[2], KEYS[3], index)
+  for i = 4, 6 do redis.call('SETBIT', KEYS[i], index, 0) end
+  for i = 7, #KEYS, 2 do
     redis.call('SETBIT', KEYS[i], index, 0)
     redis.call('HDEL', KEYS[i + 1], index, index .. ':alone')
   end

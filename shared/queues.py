@@ -70,14 +70,14 @@ def in_flight(client: redis.Redis) -> dict[str, set[int]]:
 def _messages(queues: list[list[bytes]], held: list[bytes]) -> Iterator[Any]:
     for queue in queues:
         yield from map(_parsed, queue)
-    for record in held:
-        yield _parsed(record)[0]  # message, exchange, routing key
+    for record in map(_parsed, held):
+        yield record[0] if isinstance(record, list) and record else None  # message, exchange, routing key
 
 
 def _waited(message: Any) -> float:
     try:
         return max(0.0, time.time() - float(message["headers"]["published"]))  # the clocks of two machines differ
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return 0.0  # not ours, or none
 
 
@@ -102,5 +102,5 @@ def _item(message: Any) -> tuple[str | None, int]:
             body = base64.b64decode(body)
         item = json.loads(body)[0][0]
         return str(item["job"]), int(item["index"])
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError):
         return None, 0  # not ours: the worker refuses it

@@ -115,3 +115,17 @@ class Catalogue:
         plan = Plan(job.recipe)
         items = read_items(open_storage(str(self.out), self.settings), job.id)
         return {key for i in items for kinds in plan.outputs(i.key, i.etag).keys.values() for key in kinds.values()}
+
+
+def unfed(catalogue: Catalogue, recipe: Recipe | None = None) -> Session:
+    """Make a job that nobody has fed yet."""
+    source, destination = (open_storage(str(path), catalogue.settings) for path in (catalogue.photos, catalogue.out))
+    return Session(create_job(source, destination, recipe or Recipe()), source, destination, catalogue.settings)
+
+
+def wait_until(what: object, seconds: float = 60) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not what():  # type: ignore[operator] # a function
+        assert time.monotonic() < deadline, "it never came to pass"
+        time.sleep(0.05)

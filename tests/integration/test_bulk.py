@@ -8,18 +8,17 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
-from made_jobs import ROOT, Catalogue, Workers
+from made_jobs import ROOT, Catalogue, Workers, unfed, wait_until
 
 from producer import repairs
-from producer.keeper import KEPT, Keeper
 from producer.rebuild import counted
 from producer.selection import Selection
 from producer.session import Session, create_job
 from producer.submit import Submitter
-from shared.errors import JobDamagedError, JobNotFoundError, LeaseHeldError, UsageError
+from shared.errors import JobDamagedError, JobNotFoundError, LeaseHeldError, StorageError, UsageError
 from shared.jobs import load_summary, read_items
 from shared.keys import STAGES
 from shared.lease import Lease
@@ -27,29 +26,13 @@ from shared.progress import Progress
 from shared.queues import in_flight
 from shared.recipe import Recipe
 from shared.storage import open_storage
+from shared.storage.local import LocalStorage
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from celery import Celery
     from redis import Redis
 
     from shared.jobs import Job
-    from shared.settings import Settings
-
-
-def wait_until(what: object, seconds: float = 60) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + seconds
-    while not what():  # type: ignore[operator] # a function
-        assert time.monotonic() < deadline, "it never came to pass"
-        time.sleep(0.05)
-
-
-def unfed(catalogue: Catalogue, recipe: Recipe | None = None) -> Session:
-    """Make a job that nobody has fed yet."""
-    source, destination = (open_storage(str(path), catalogue.settings) for path in (catalogue.photos, catalogue.out))
-    return Session(create_job(source, destination, recipe or Recipe()), source, destination, catalogue.settings)
 
 
 def follow(session: Session, seconds: float = 120) -> tuple[int, int, int]:
@@ -262,6 +245,32 @@ def test_purging_a_job_leaves_what_others_made(catalogue: Catalogue) -> None:
     assert (catalogue.photos / "a.jpg").exists()
 
 
+def test_a_purge_that_was_cut_short_is_finished_by_the_next(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever record the storage refused to delete, the job can still be opened, until nothing of it is left."""
+    catalogue.add("a.jpg", "photo")
+    session = unfed(catalogue)
+    session.feed()
+    follow(session)
+    session.finish(1.0, None)
+    delete = LocalStorage.delete
+    for refused in ("items/", "job.json"):
+
+        def fail(storage: LocalStorage, key: str, refused: str = refused) -> None:
+            if refused in key:
+                raise StorageError(f"{key}: busy")
+            delete(storage, key)
+
+        again = Session.reopen(session.job.id, None, catalogue.settings)
+        with monkeypatch.context() as faulty:
+            faulty.setattr(LocalStorage, "delete", fail)
+            with pytest.raises(StorageError, match="busy"):
+                repairs.purge(again)
+    repairs.purge(Session.reopen(session.job.id, None, catalogue.settings))
+    assert not (catalogue.out / "jobs" / session.job.id).exists()
+
+
 def test_a_job_that_goes_on_is_not_purged(catalogue: Catalogue) -> None:
     """It would be made again behind our back."""
     session = unfed(catalogue)
@@ -349,45 +358,6 @@ def test_the_window_bounds_what_is_queued_of_a_job_that_is_resumed(
         Submitter(app, progress, job, session.destination, window=15, tick=tick).feed(photos)
     assert seen == [5]
     session.progress.set_state("cancelled")
-
-
-class Kept:
-    """Keepers that run in threads."""
-
-    def __init__(self, settings: Settings, outs: list[str]) -> None:
-        self._stop = threading.Event()
-        self.keepers = [Keeper(settings, outs) for _ in range(2)]
-        self._threads = [threading.Thread(target=keeper.run, args=(self._stop,)) for keeper in self.keepers]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-
-def test_keepers_end_what_nobody_follows(catalogue: Catalogue, client: Redis, tmp_path: Path) -> None:
-    """Of two, one is active: it restores a job that the broker forgot, sends what was lost, and writes the outcome."""
-    for number in range(40):
-        catalogue.add(f"{number}.jpg", "slow:0.05")
-    catalogue.add("cut.jpg", "bad")
-    session = unfed(catalogue)
-    session.feed()
-    wait_until(lambda: session.progress.counts().done > 5)
-    client.flushdb()
-    with Kept(catalogue.settings, [str(catalogue.out)]) as kept:
-        wait_until(lambda: load_summary(session.destination, session.job.id) is not None)
-        assert [keeper.active for keeper in kept.keepers].count(True) == 1
-    assert client.exists(KEPT)
-    summary = load_summary(session.destination, session.job.id)
-    assert summary is not None
-    assert (summary["items"], summary["done"], summary["failed"]) == (41, 40, 1)
-    failures = (catalogue.out / "jobs" / session.job.id / "failures.jsonl").read_text()
-    assert [json.loads(line)["key"] for line in failures.splitlines()] == ["cut.jpg"]
 
 
 def test_workers_are_named_while_they_are_there(catalogue: Catalogue, workers: Workers, client: Redis) -> None:

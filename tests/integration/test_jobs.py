@@ -6,6 +6,7 @@ import io
 import json
 import re
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -13,12 +14,13 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
-from producer import patience
+from producer import patience, sealing
 from producer.cli import app as vitrina
 from producer.collect import Collector
 from producer.embedded import Broker
 from producer.follow import Summary, follow
 from producer.listing import list_photos
+from producer.sealing import read_failures, seal, unseal
 from producer.session import create_job
 from producer.submit import Submitter
 from shared.broker import make_app
@@ -28,7 +30,7 @@ from shared.jobs import Job, load_summary, read_items, read_page, save_items, sa
 from shared.keys import STAGES
 from shared.messages import Item
 from shared.plan import Plan
-from shared.progress import Failure, Progress
+from shared.progress import JOBS, KEEP_SECONDS, Failure, Progress, known_jobs
 from shared.provenance import Provenance
 from shared.recipe import Recipe
 from shared.settings import Settings
@@ -369,6 +371,36 @@ def test_a_damaged_record_is_told_by_its_name(tmp_path: Path, client: Redis, nam
 
     with pytest.raises(JobDamagedError, match=re.escape(name)):
         read()
+
+
+def test_a_job_may_take_longer_than_its_traces_are_kept(client: Redis) -> None:
+    """Of the jobs that began long ago, those that Redis has forgotten are named no more."""
+    Progress(client, "long").begin("memory://out")
+    began = time.time() - 2 * KEEP_SECONDS
+    client.zadd(JOBS, {"long": began, "over": began})
+    names = known_jobs(client)
+    assert "long" in names
+    assert "over" not in names
+    Progress(client, "long").drop()
+
+
+def test_the_failures_of_a_job_are_written_in_files_of_a_size(
+    tmp_path: Path, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By index, whatever order they came in; what is known of the unfinished does not need them."""
+    monkeypatch.setattr(sealing, "FILE", 10)
+    shop = played(tmp_path, client, *(f"{number:02}.png" for number in range(40)))
+    for index in [*range(39, 4, -2), *range(6, 40, 2)]:
+        shop.fail(index)
+    assert list(shop.progress.unfinished(40)) == [*range(5)]
+    assert shop.progress.ended([4, 5, 39]) == [False, True, True]
+    for index in range(5):
+        shop.make(index)
+    seal(shop.destination, shop.progress, Summary.of(shop.job.id, shop.progress.counts(), 1.0))
+    assert len(list(shop.destination.list(f"jobs/{shop.job.id}/failures/"))) == 4
+    assert [failure.index for failure in read_failures(shop.destination, shop.job.id)] == [*range(5, 40)]
+    unseal(shop.destination, shop.job.id)
+    assert list(read_failures(shop.destination, shop.job.id)) == []
 
 
 def test_nothing_of_a_dropped_job_stays_for_ever(client: Redis) -> None:

@@ -45,3 +45,16 @@ def test_who_has_lost_a_lease_does_not_get_it_back_in_silence(tmp_path: Path) ->
         with pytest.raises(LeaseLostError, match="another has the job"):
             first.check()
         assert not is_held(client, "job")
+
+
+def test_who_was_stopped_sees_first_whether_the_lease_is_still_its_own(tmp_path: Path) -> None:
+    """Without waiting for the thread that renews, which may not have run since: by the time that has passed."""
+    with Broker(tmp_path) as broker, connect(Settings(broker=broker.url)) as client:
+        lease = Lease(client, "job", "another has the job", seconds=0.1)
+        assert lease.acquire()
+        time.sleep(0.2)
+        lease.check()  # nobody has taken it
+        client.set("vitrina:lease:job", "the other")
+        time.sleep(0.2)
+        with pytest.raises(LeaseLostError, match="another has the job"):
+            lease.check()
