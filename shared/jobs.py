@@ -4,7 +4,7 @@ jobs/<id>/job.json                 source, destination, time of creation, which 
 jobs/<id>/recipe.json              the whole recipe, never changed
 jobs/<id>/items/<first index>.jsonl  the items in the order they were listed, one file per page
 jobs/<id>/listed.json              how many items there are, once all are listed
-jobs/<id>/failures/<index>.jsonl   the items that failed, and why; by index, a file for each ten thousand
+jobs/<id>/failures.jsonl           the items that failed, and why; failures-2.jsonl and so on from 100,000 on
 jobs/<id>/summary.json             the outcome
 """
 

@@ -397,7 +397,8 @@ def test_the_failures_of_a_job_are_written_in_files_of_a_size(
     for index in range(5):
         shop.make(index)
     seal(shop.destination, shop.progress, Summary.of(shop.job.id, shop.progress.counts(), 1.0))
-    assert len(list(shop.destination.list(f"jobs/{shop.job.id}/failures/"))) == 4
+    names = [stat.key.rsplit("/", 1)[1] for stat in shop.destination.list(f"jobs/{shop.job.id}/failures")]
+    assert sorted(names) == ["failures-2.jsonl", "failures-3.jsonl", "failures-4.jsonl", "failures.jsonl"]
     assert [failure.index for failure in read_failures(shop.destination, shop.job.id)] == [*range(5, 40)]
     unseal(shop.destination, shop.job.id)
     assert list(read_failures(shop.destination, shop.job.id)) == []

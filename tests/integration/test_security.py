@@ -308,7 +308,7 @@ def test_an_edited_record_names_no_other_file(shop: tuple[Path, str], broker: Br
     kept = content["outputs"]["mask"]
     content["outputs"] |= {"image": "../../secret", "cutout": "[red]:pill:.jpg/../../secret"}
     record.write_text(json.dumps(content))
-    for part in ("results", "failures"):
+    for part in ("results", "failures.jsonl"):
         shutil.rmtree(folder / "out" / "jobs" / job / part, ignore_errors=True)
     done = vitrina("export", job, "--format", "jsonl", "--only", "done", cwd=folder, VITRINA_BROKER=broker.url)
     row = next(row for row in map(json.loads, done.stdout.splitlines()) if row["key"] == "[red]:pill:.jpg")
