@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from producer.sealing import read_failures
 from shared.errors import ItemError
-from shared.jobs import PAGE, load_listed, read_pages
+from shared.jobs import load_listed, read_pages
 from shared.keys import STAGES
 from shared.plan import Plan
 from shared.progress import Counts
 from shared.provenance import Provenance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from shared.jobs import Job
     from shared.keys import StageName
@@ -29,8 +30,8 @@ Found = tuple["Item", dict["StageName", "Stat"]]
 """An item and, of each stage that it is through, its last output."""
 
 
-def survey(job: Job, destination: Storage) -> Iterator[Found]:
-    """Look up what each item of a job has, in order. Raises `StorageError`, `JobDamagedError`."""
+def survey(job: Job, destination: Storage) -> Iterator[list[Found]]:
+    """Look up what each item of a job has, in order, and yield a page of them at a time. Raises `StorageError`, `JobDamagedError`."""
     plan = Plan(job.recipe)
 
     def look(item: Item) -> Found:
@@ -48,7 +49,13 @@ def survey(job: Job, destination: Storage) -> Iterator[Found]:
 
     with ThreadPoolExecutor(READERS) as pool:
         for page in read_pages(destination, job.id):
-            yield from pool.map(look, page)
+            yield list(pool.map(look, page))
+
+
+def _made(found: Mapping[StageName, Stat]) -> Provenance | None:
+    """Tell what made an item, if it is through every stage."""
+    last = found.get(STAGES[-1])
+    return Provenance.from_metadata(last.metadata) if last else None
 
 
 def rebuild(job: Job, destination: Storage, progress: Progress, meanwhile: Callable[[], object] = lambda: None) -> None:
@@ -57,13 +64,16 @@ def rebuild(job: Job, destination: Storage, progress: Progress, meanwhile: Calla
     `meanwhile` is called for every page of items. Raises what it raises, `BrokerError` and `StorageError`.
     """
     items = 0
-    for item, found in survey(job, destination):
-        if item.index % PAGE == 0:
-            meanwhile()
-        items = item.index + 1
-        for stage, stat in found.items():
-            made = Provenance.from_metadata(stat.metadata)
-            progress.finish(stage, item.index, ran=made.job == job.id, review=bool(made.reasons))
+    for page in survey(job, destination):
+        meanwhile()
+        items = page[-1][0].index + 1
+        ends = [_made(found) for _, found in page]
+        progress.restore(
+            page[0][0].index,
+            {stage: [stage in found for _, found in page] for stage in STAGES},
+            ran=[made is not None and made.job == job.id for made in ends],
+            review=[made is not None and bool(made.reasons) for made in ends],
+        )
     for failure in read_failures(destination, job.id):
         progress.fail(failure)
     progress.listed(items, complete=load_listed(destination, job.id))
@@ -76,12 +86,12 @@ def counted(job: Job, destination: Storage) -> Counts:
     through = dict.fromkeys(STAGES, 0)
     items = review = skipped = 0
     failed = {failure.index for failure in read_failures(destination, job.id)}
-    for item, found in survey(job, destination):
+    for item, found in chain.from_iterable(survey(job, destination)):
         items += 1
         for stage in found:
             through[stage] += 1
-        if STAGES[-1] in found:
-            made = Provenance.from_metadata(found[STAGES[-1]].metadata)
+        made = _made(found)
+        if made is not None:
             review += bool(made.reasons)
             skipped += made.job != job.id
             failed.discard(item.index)

@@ -221,6 +221,17 @@ class Progress:
                 [index, int(ran), int(review), int(stage == LAST), KEEP_SECONDS],
             )
 
+    def restore(
+        self, first: int, done: Mapping[StageName, Sequence[bool]], *, ran: Sequence[bool], review: Sequence[bool]
+    ) -> None:
+        """Record at once what is known of consecutive items, from the index `first` on, a multiple of 8; what was known before goes."""
+        flags = {self._done(stage): of for stage, of in done.items()} | {self._ran: ran, self._review: review}
+        with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
+            for name, of in flags.items():
+                pipe.setrange(name, first >> 3, _packed(of))
+            self._expire(pipe)
+            pipe.execute()
+
     def fail(self, failure: Failure) -> None:
         """Record why an item stops, unless it is already finished."""
         value = json.dumps({name: v for name, v in asdict(failure).items() if name != "index"})
@@ -336,6 +347,12 @@ def bit(bits: bytes, index: int) -> bool:
     """Look up one bit of a bitmap; Redis numbers them from the most significant one of each byte."""
     byte = index >> 3
     return byte < len(bits) and bool(bits[byte] & (0x80 >> (index & 7)))
+
+
+def _packed(flags: Sequence[bool]) -> bytes:
+    length = (len(flags) + 7) >> 3
+    digits = "".join("1" if flag else "0" for flag in flags).ljust(8 * length, "0")
+    return int(digits, 2).to_bytes(length)
 
 
 def _set_bits(bits: bytes, first: int, *, value: int) -> Iterator[int]:

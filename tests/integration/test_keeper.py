@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -159,3 +160,25 @@ def test_an_outcome_that_is_written_while_a_retry_begins_does_not_stay(catalogue
     assert summary is not None
     assert (summary["done"], summary["failed"]) == (1, 0)
     assert list(read_failures(session.destination, session.job.id)) == []
+
+
+def test_a_job_that_is_worked_out_again_counts_as_before(catalogue: Catalogue, client: Redis) -> None:
+    """What was skipped, is doubtful or has failed is so afterwards, and so is what is done of it."""
+    catalogue.add("0.jpg", "photo")
+    first = unfed(catalogue)
+    first.feed()
+    wait_until(lambda: first.progress.counts().finished)
+    for number in range(1, 11):
+        catalogue.add(f"{number}.jpg", {3: "doubt:inpainting", 7: "bad"}.get(number, "photo"))
+    session = unfed(catalogue)
+    session.feed()
+    wait_until(lambda: session.progress.counts().finished)
+    session.finish(1.0, None)
+    before = session.progress.counts()
+    outcomes = [bits.rstrip(b"\0") for bits in session.progress.outcome_bits()]
+    assert (before.done, before.needs_review, before.failed, before.skipped) == (10, 1, 1, 1)
+    client.flushdb()
+    rebuild(session.job, session.destination, session.progress)
+    after = session.progress.counts()
+    assert replace(after, sent=before.sent, changed=before.changed) == before
+    assert [bits.rstrip(b"\0") for bits in session.progress.outcome_bits()] == outcomes
