@@ -14,12 +14,14 @@ from producer.results import forget_results
 from producer.sealing import unseal
 from producer.selection import Selection
 from producer.session import Session, create_job
+from shared.connection import connect
 from shared.errors import ItemError, JobForgottenError, LeaseHeldError, StorageError, UsageError
-from shared.jobs import PAGE, read_page, read_pages, save_items
+from shared.jobs import PAGE, load_summary, read_page, read_pages, save_items
 from shared.keys import STAGES, job_prefix
 from shared.plan import Plan, sections
-from shared.progress import bit
+from shared.progress import Progress, bit
 from shared.provenance import Provenance
+from shared.storage import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from shared.messages import Item
     from shared.progress import Counts
     from shared.recipe import Recipe
+    from shared.settings import Settings
 
 WORKERS = 32
 """Requests to storage at once: each is short and mostly waits."""
@@ -160,16 +163,21 @@ def resume(session: Session) -> bool:
 
 
 def _going_on(session: Session) -> Counts:
-    if session.progress.destination() is None:
-        raise JobForgottenError(f"the broker does not know job {session.job.id}: it has ended, or ran elsewhere")
+    session.ask_broker()
     counts = session.progress.counts()
+    if not counts.known:
+        raise JobForgottenError(f"the broker does not know job {session.job.id}: it has ended, or ran elsewhere")
     if counts.finished:
         raise UsageError(f"job {session.job.id} has ended: there is nothing left of it to stop")
     return counts
 
 
 def rerun(session: Session, since: StageName, recipe: Recipe, *, priority: bool = False) -> Session:
-    """Make a job of the same photos that keeps the old one's settings up to the stage `since`, and takes those of `recipe` from there on."""
+    """Make a job of the same photos that keeps the old one's settings up to the stage `since`, and takes those of `recipe` from there on.
+
+    Raises `BrokerError` before anything is written.
+    """
+    session.ask_broker()
     kept = STAGES[: STAGES.index(since)]
     old = {name: part for stage in kept for name, part in sections(session.job.recipe, stage).items()}
     job = create_job(
@@ -182,14 +190,28 @@ def rerun(session: Session, since: StageName, recipe: Recipe, *, priority: bool 
     return Session(job, session.source, session.destination, session.settings)
 
 
+def forget(job: str, settings: Settings) -> bool:
+    """Let the broker forget a job whose records somebody has deleted; tell whether it is one. Raises `BrokerError`, `StorageError`."""
+    progress = Progress(connect(settings), job)
+    where = progress.destination()
+    gone = where is not None and open_storage(where, settings).head(job_prefix(job) + "job.json") is None
+    if gone:
+        progress.drop()
+    return gone
+
+
 def purge(session: Session) -> int:
     """Delete the outputs that this job made, and its records; return how many outputs. Raises `UsageError` while it is going on.
 
     What another job had made, and this one found done, stays.
     """
     counts = session.progress.counts()
-    if session.progress.destination() is not None and not counts.finished:
+    if counts.known and not counts.finished:
         raise UsageError(f"job {session.job.id} is going on: `vitrina cancel {session.job.id}` first")
+    sealed = load_summary(session.destination, session.job.id) is not None
+    if not counts.known and not sealed and "broker" not in session.settings.model_fields_set:
+        msg = f"job {session.job.id} may be going on elsewhere: name its broker with --broker or, when that is gone, any that answers"
+        raise UsageError(msg)
     plan = Plan(session.job.recipe)
 
     def remove(item: Item) -> int:

@@ -17,8 +17,9 @@ from producer.sealing import seal
 from producer.selection import Selection
 from producer.submit import Submitter
 from shared.broker import make_app
-from shared.connection import connect
+from shared.connection import broker_errors, connect
 from shared.errors import (
+    BrokerError,
     JobForgottenError,
     JobNotFoundError,
     ProgressLostError,
@@ -69,6 +70,18 @@ def create_job(
     return job
 
 
+def may_know(settings: Settings) -> bool:
+    """Tell whether there is a broker to ask for jobs: one that was named, or the usual one where it answers."""
+    if "broker" in settings.model_fields_set:
+        return True
+    try:
+        with broker_errors(), connect(settings, quick=True) as client:
+            client.ping()
+    except BrokerError:
+        return False
+    return True
+
+
 def _nothing(_: Counts) -> None:
     """Show nothing."""
 
@@ -87,8 +100,8 @@ class Session:
     @classmethod
     def reopen(cls, job: str, out: str | None, settings: Settings) -> Session:
         """Open a job that was submitted before; `out` is where its records are, if the broker is not to be asked. Raises `JobNotFoundError`."""
-        # Without --broker, a job whose records were named ran on embedded services, and they have gone.
-        gone = out is not None and "broker" not in settings.model_fields_set
+        # Without --broker, a job whose records were named may have run on embedded services, which have gone.
+        gone = out is not None and not may_know(settings)
         where = out or Progress(connect(settings), job).destination()
         if where is None:
             near = _nearest(job, known_jobs(connect(settings)))
@@ -103,6 +116,11 @@ class Session:
         session = cls(record, open_storage(record.source, settings), destination, settings)
         session.progress = NoProgress() if gone else session.progress
         return session
+
+    def ask_broker(self) -> None:
+        """Make sure that the broker answers, before anything is changed. Raises `BrokerError`."""
+        with broker_errors():
+            self.client.ping()
 
     def fed(self) -> bool:
         """Tell whether a producer is feeding the job. Raises `BrokerError`."""

@@ -12,7 +12,7 @@ from producer.cli.services import check_stage
 from producer.cli.status import JobArgument, OutOption, reopen
 from producer.follow import Display
 from producer.inputs import load_recipe
-from shared.errors import UsageError
+from shared.errors import JobNotFoundError, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -73,7 +73,14 @@ def register(app: typer.Typer) -> None:
         endpoint_url: str | None = EndpointOption,
     ) -> int:
         """Delete the outputs that a job made, and its records. The photos stay."""
-        session = reopen(job, out, load_settings(broker=broker, endpoint_url=endpoint_url))
+        settings = load_settings(broker=broker, endpoint_url=endpoint_url)
+        try:
+            session = reopen(job, out, settings)
+        except JobNotFoundError:
+            if not repairs.forget(job, settings):
+                raise
+            err.print("its records were gone; the broker has forgotten it as well", soft_wrap=True)
+            return 0
         if not yes:
             if not err.is_terminal:
                 raise UsageError("nobody is there to ask: --yes deletes the outputs without asking")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,11 @@ from producer.collect import REPORT_ITEMS
 from producer.follow import Display, Summary
 from producer.inputs import address
 from producer.rebuild import counted
-from producer.session import Session
+from producer.session import Session, may_know
 from producer.status import Surroundings
 from producer.status import status as full_status
 from shared.connection import connect
-from shared.errors import UsageError
+from shared.errors import JobNotFoundError, UsageError, VitrinaError
 from shared.jobs import Job, list_jobs, load_summary
 from shared.progress import NoProgress, Progress, known_jobs
 from shared.storage import open_storage
@@ -95,24 +96,26 @@ def rows(out: str | None, settings: Settings) -> Iterator[dict[str, Any]]:
     else:
         known = [(job, Progress(client, job).destination()) for job in known_jobs(client)]
         places = [(job, open_storage(where, settings)) for job, where in known if where]
-    asked = "broker" in settings.model_fields_set or not out
+    asked = not out or may_know(settings)
     for name, destination in places:
         progress = Progress(client, name) if asked else NoProgress()
         counts = progress.counts()
-        saved = load_summary(destination, name)
-        job = Job.load(name, destination)
+        saved: dict[str, Any] | None = None
+        try:
+            saved = load_summary(destination, name)
+            job = Job.load(name, destination)
+            ends = {"source": job.source, "out": job.destination}
+        except JobNotFoundError:
+            ends = {"source": f"its records are gone: `vitrina purge {name}`", "out": destination.url}
+        except VitrinaError as error:  # one that cannot be read hides no other
+            ends = {"source": str(error), "out": destination.url}
         finished = saved is not None or counts.finished
         state: str = counts.state if counts.state != "running" else "finished" if finished else "running"
-        if not finished and progress.destination() is None:
+        if not finished and not counts.known:
             state = "unknown"  # neither sealed nor in the broker: `submit --resume` goes on
-        told: dict[str, Any] = saved or {
-            "items": counts.items,
-            "done": counts.done,
-            "needs_review": counts.needs_review,
-            "failed": counts.failed,
-        }
+        told: dict[str, Any] = saved or asdict(counts)
         kept = {key: told[key] for key in ("items", "done", "needs_review", "failed")}
-        yield {"job": name, "state": state, **kept, "source": job.source, "out": job.destination}
+        yield {"job": name, "state": state, **kept, **ends}
 
 
 def register(app: typer.Typer) -> None:

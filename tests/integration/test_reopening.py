@@ -1,0 +1,104 @@
+"""A job that is opened again by its records: what may be done to it when its broker was not named, and when its records have gone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import SecretStr
+
+from producer import repairs
+from producer.cli import app as vitrina
+from producer.embedded import Broker
+from producer.session import Session, create_job
+from producer.submit import Submitter
+from shared.broker import make_app
+from shared.errors import BrokerError, JobNotFoundError, UsageError
+from shared.jobs import list_jobs, save_summary
+from shared.messages import Photo
+from shared.recipe import Recipe
+from shared.settings import Settings
+from shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NOBODY = "redis://127.0.0.1:9/0"
+"""Where no broker answers."""
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    with Broker(tmp_path_factory.mktemp("broker")) as running:
+        yield running
+
+
+def unnamed(address: str) -> Settings:
+    """Return the settings of a person who named no broker, where the usual one is at this address."""
+    return Settings.model_construct(set(), broker=SecretStr(address))
+
+
+def begun(folder: Path, settings: Settings) -> Session:
+    """Make a job of one photo that is queued, and that no worker takes."""
+    (folder / "photos").mkdir()
+    (folder / "photos" / "a.jpg").write_bytes(b"x")
+    source, destination = open_storage(str(folder / "photos"), settings), open_storage(str(folder / "out"), settings)
+    session = Session(create_job(source, destination, Recipe()), source, destination, settings)
+    app = make_app(settings)
+    Submitter(app, session.progress, session.job, destination, window=5).feed([Photo("a.jpg", "etag")])
+    app.close()
+    return session
+
+
+def test_the_usual_broker_is_asked_before_a_job_is_changed(tmp_path: Path, broker: Broker) -> None:
+    """Naming only the records does not make a running job one that has ended."""
+    made = begun(tmp_path, Settings(broker=SecretStr(broker.url)))
+    session = Session.reopen(made.job.id, made.destination.url, unnamed(broker.url))
+    with pytest.raises(UsageError, match=r"going on: `vitrina cancel"):
+        repairs.purge(session)
+    assert repairs.pause(session) == 1
+    assert not repairs.resume(session)
+    repairs.cancel(session)
+    assert made.progress.counts().state == "cancelled"
+
+
+def test_where_no_broker_answers_nothing_is_changed(tmp_path: Path, broker: Broker) -> None:
+    """A job is told and reported of; until it is known to have ended, it stays as it is."""
+    made = begun(tmp_path, Settings(broker=SecretStr(broker.url)))
+    session = Session.reopen(made.job.id, made.destination.url, unnamed(NOBODY))
+    assert not session.progress.counts().known
+    for change in (repairs.pause, repairs.resume, repairs.cancel, repairs.retry):
+        with pytest.raises(BrokerError, match="--broker"):
+            change(session)
+    with pytest.raises(BrokerError, match="--broker"):
+        repairs.rerun(session, "inpainting", Recipe())
+    assert list(list_jobs(made.destination)) == [made.job.id]
+    with pytest.raises(UsageError, match="name its broker with --broker"):
+        repairs.purge(session)
+    save_summary(made.destination, made.job.id, {})
+    assert repairs.purge(session) == 0
+    assert list(list_jobs(made.destination)) == []
+
+
+def test_a_job_whose_records_were_deleted_hides_no_other(
+    tmp_path: Path, broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is listed as such, and can be purged from the broker."""
+    settings = Settings(broker=SecretStr(broker.url))
+    for name in ("gone", "kept"):
+        (tmp_path / name).mkdir()
+    gone, kept = (begun(tmp_path / name, settings) for name in ("gone", "kept"))
+    for stat in list(gone.destination.list(f"jobs/{gone.job.id}/")):
+        gone.destination.delete(stat.key)
+    given = ["--broker", broker.url]
+    assert vitrina(["jobs", "--json", *given], standalone_mode=False) == 0
+    rows = {row["job"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    assert rows[kept.job.id]["source"] == kept.source.url
+    assert f"vitrina purge {gone.job.id}" in rows[gone.job.id]["source"]
+    assert vitrina(["purge", gone.job.id, *given], standalone_mode=False) == 0
+    assert not gone.progress.counts().known
+    assert kept.progress.counts().known
+    with pytest.raises(JobNotFoundError):
+        vitrina(["purge", gone.job.id, *given], standalone_mode=False)
