@@ -39,10 +39,10 @@ class Client:
     """
 
     def __init__(self, broker: str | None = None, *, endpoint_url: str | None = None, **settings: Any) -> None:
-        """`broker` is a Redis address, `endpoint_url` an S3 server that is not AWS; `settings` are any of `shared.settings`."""
-        given: dict[str, Any] = {"endpoint_url": endpoint_url, **settings}
-        given["broker"] = SecretStr(broker) if broker else None
-        self.settings = Settings(**{name: value for name, value in given.items() if value is not None})
+        """`broker` is a Redis address, `endpoint_url` an S3 server that is not AWS; `settings` are any of `shared.settings`. Raises `UsageError`."""
+        self.settings = Settings.load(
+            broker=SecretStr(broker) if broker else None, endpoint_url=endpoint_url, **settings
+        )
 
     def submit(
         self,

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from shared.errors import KeyRefusedError
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shared.storage import Stat, Storage
 
 COPIERS = 16
@@ -15,13 +20,28 @@ PORTION = 64
 """Objects listed ahead of them."""
 
 
-def copy_objects(source: Storage, destination: Storage, prefix: str = "") -> tuple[int, int]:
-    """Copy every object below `prefix` with its metadata; return how many were copied, and how many were there already.
+@dataclass(slots=True)
+class Copied:
+    """How many objects a copy met."""
 
-    There already is one of the same size that is not older, so that a copy that broke off goes on. Raises `StorageError`.
-    """
+    copied: int = 0
+    there: int = 0
+    """Already: of the same size, and not older."""
+    refused: int = 0
+    """Of names that one of the ends cannot have."""
 
-    def copy(stat: Stat) -> bool:
+
+def copy_objects(source: Storage, destination: Storage, refuse: Callable[[str], None] = lambda _: None) -> Copied:
+    """Copy every object with its metadata; one that broke off goes on. `refuse` is told of each that cannot be. Raises `StorageError`."""
+
+    def copy(stat: Stat) -> bool | None:
+        try:
+            return move(stat)
+        except KeyRefusedError as error:
+            refuse(str(error))
+            return None
+
+    def move(stat: Stat) -> bool:
         there = destination.head(stat.key)
         if there is not None and there.size == stat.size and there.modified >= stat.modified:
             return False
@@ -29,11 +49,12 @@ def copy_objects(source: Storage, destination: Storage, prefix: str = "") -> tup
         destination.put(stat.key, blob.data, content_type=blob.stat.content_type, metadata=blob.stat.metadata)
         return True
 
-    copied = skipped = 0
-    waiting = source.list(prefix)
+    counted = Copied()
+    waiting = source.list()
     with ThreadPoolExecutor(COPIERS) as pool:
         while portion := list(islice(waiting, PORTION)):
             done = list(pool.map(copy, portion))
-            copied += sum(done)
-            skipped += len(done) - sum(done)
-    return copied, skipped
+            counted.copied += done.count(True)
+            counted.there += done.count(False)
+            counted.refused += done.count(None)
+    return counted

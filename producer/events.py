@@ -13,7 +13,7 @@ from botocore import exceptions as errors
 from botocore.config import Config
 
 from producer.listing import may_be_photo
-from shared.errors import StorageError, UsageError
+from shared.errors import KeyRefusedError, StorageError, UsageError
 from shared.messages import Photo
 from shared.storage.s3 import proxies
 
@@ -73,7 +73,7 @@ class EventQueue:
             for message in messages:
                 try:
                     keys = list(self._keys(message["Body"]))
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                     # Deleted it would be lost; left alone, the queue's own redrive policy takes it aside.
                     text = "message %s is no S3 event (%s: %s): left in the queue"
                     log.warning(text, message["MessageId"], type(error).__name__, error, extra={"action": "watch"})
@@ -81,7 +81,12 @@ class EventQueue:
                 self._waiting.append({"Id": str(len(self._waiting)), "ReceiptHandle": message["ReceiptHandle"]})
                 for key in keys:
                     # The message may be hours old: what counts is the photo as it is.
-                    if (stat := self._source.head(key)) is not None:
+                    try:
+                        stat = self._source.head(key)
+                    except KeyRefusedError:
+                        yield Photo(key, "")  # recorded as its failure
+                        continue
+                    if stat is not None:
                         yield Photo(key, stat.etag)
 
     def taken(self) -> None:

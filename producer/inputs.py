@@ -21,8 +21,13 @@ if TYPE_CHECKING:
 
 
 def address(text: str) -> str:
-    """Return an address that workers understand whatever their working folder."""
-    return text if "://" in text else os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - removes "..", and unlike resolve() keeps links
+    """Return an address that workers understand whatever their working folder. Raises `UsageError`."""
+    if "://" in text:
+        return text
+    try:
+        return os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - removes "..", and unlike resolve() keeps links
+    except RuntimeError as error:
+        raise UsageError(f"{text}: {error}: write the path out") from None
 
 
 def open_source(text: str, settings: Settings) -> Storage:
@@ -66,9 +71,11 @@ def load_recipe(
 
 def _read_background(image: str, folder: Path, destination: Storage) -> bytes:
     """Read the picture: the recipe's neighbour or, where there is no such file, what an earlier job brought. Raises `RecipeError`."""
-    file = folder / Path(image).expanduser()
     try:
+        file = folder / Path(image).expanduser()
         return file.read_bytes()
+    except (RuntimeError, ValueError) as error:  # no such user, or a character that no path has
+        raise RecipeError(f"background.image: {image!r} is no path ({error}): correct it") from None
     except FileNotFoundError:
         if not image.startswith("backgrounds/"):
             raise RecipeError(f"background.image: no file {file}: correct the path") from None

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from shared.recipe import Recipe
     from shared.storage import Stat, Storage
 
+_DESKTOPS = re.compile(r"(?:^|/)(?:thumbs\.db|desktop\.ini|\.ds_store|\._[^/]*)$", re.IGNORECASE)
+# Files that Windows and macOS put into every folder that somebody has looked at.
+
 
 def list_photos(
     source: Storage,
@@ -31,13 +34,15 @@ def list_photos(
 
 
 def may_be_photo(source: Storage, destination: Storage, recipe: Recipe | None = None) -> Callable[[str], bool]:
-    """Return what tells photos by their keys: not the job's own outputs when they lie inside the source, nor masks beside the photos."""
+    """Return what tells photos by their keys: not the job's own outputs when they lie inside the source, nor masks beside the photos, nor what desktops leave."""
     root, inside = source.url.rstrip("/") + "/", destination.url.rstrip("/") + "/"
     own = inside.removeprefix(root) if inside.startswith(root) else None
     masks = _mask_names(recipe) if recipe else None
 
     def may_be(key: str) -> bool:
-        return not (own is not None and key.startswith(own)) and (masks is None or not masks.fullmatch(key))
+        if (own is not None and key.startswith(own)) or _DESKTOPS.search(key):
+            return False
+        return masks is None or not masks.fullmatch(key)
 
     return may_be
 

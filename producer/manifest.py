@@ -16,7 +16,7 @@ from shared.keys import check_source_key
 from shared.messages import Photo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from producer.tables import Row
     from shared.storage import Storage
@@ -79,14 +79,25 @@ class Manifest:
         self.doubled = twice.lines(self.path)
         return rows
 
-    def photos(self, source: Storage) -> Iterator[Photo]:
-        """Yield the rows' photos in order, each key once; one that is not in the source has an empty ETag. Raises `UsageError`."""
+    def photos(
+        self, source: Storage, named: Callable[[str], bool] = lambda _: True, *, listed: int = 0
+    ) -> Iterator[Photo]:
+        """Yield the rows' photos whose keys are `named`, in order, each key once, without the first `listed`; one that is not in the source has an empty ETag.
+
+        Raises `UsageError`.
+        """
         with Seen() as seen, ThreadPoolExecutor(LOOKERS) as pool:
             for portion in _portions(self._rows(), _PORTION):
                 entries = [_entry_at(line, row) for line, row in portion]
                 verdicts = seen.add([(key, "") for key, _ in entries])
-                fresh = [entry for entry, verdict in zip(entries, verdicts, strict=True) if verdict == "new"]
-                yield from pool.map(lambda entry: _look(source, *entry), fresh)
+                fresh = [
+                    entry
+                    for entry, verdict in zip(entries, verdicts, strict=True)
+                    if verdict == "new" and named(entry[0])
+                ]
+                passed = min(listed, len(fresh))
+                listed -= passed
+                yield from pool.map(lambda entry: _look(source, *entry), fresh[passed:])
 
     def _rows(self) -> Iterator[Row]:
         return read_table(self._source) if isinstance(self._source, Path) else read_lines(self._source)

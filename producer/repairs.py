@@ -21,6 +21,7 @@ from shared.keys import STAGES, job_prefix
 from shared.plan import Plan, sections
 from shared.progress import Progress, bit
 from shared.provenance import Provenance
+from shared.recipe import Recipe
 from shared.storage import open_storage
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from shared.keys import StageName
     from shared.messages import Item
     from shared.progress import Counts
-    from shared.recipe import Recipe
     from shared.settings import Settings
 
 WORKERS = 32
@@ -173,17 +173,20 @@ def _going_on(session: Session) -> Counts:
 
 
 def rerun(session: Session, since: StageName, recipe: Recipe, *, priority: bool = False) -> Session:
-    """Make a job of the same photos that keeps the old one's settings up to the stage `since`, and takes those of `recipe` from there on.
+    """Make a job of the same photos with the old one's recipe but for the sections of later stages, from `since` on, that `recipe` names.
 
-    Raises `BrokerError` before anything is written.
+    Raises `RecipeError` when they do not go together, and `BrokerError` before anything is written.
     """
     session.ask_broker()
     kept = STAGES[: STAGES.index(since)]
     old = {name: part for stage in kept for name, part in sections(session.job.recipe, stage).items()}
+    unnamed = Recipe.model_fields.keys() - recipe.model_fields_set
+    old |= {name: getattr(session.job.recipe, name) for name in unnamed}
+    merged = Recipe.from_mapping(json.loads(recipe.model_copy(update=old).to_json()))
     job = create_job(
         session.source,
         session.destination,
-        recipe.model_copy(update=old),
+        merged,
         Selection(job=session.job.id),
         priority=priority,
     )

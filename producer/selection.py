@@ -89,28 +89,28 @@ class Selection:
         self, source: Storage, destination: Storage, recipe: Recipe, *, listed: int = 0, last: str = ""
     ) -> Iterator[Photo]:
         """Yield the photos in a repeatable order, without the first `listed`, the last of which was `last`."""
-        plain = not (self.job or self.manifest or self.sample)
-        found = self._all(source, destination, recipe, after=last if plain else "")
         if self.sample:
-            found = iter(_sample(found, self.sample))
-        # A listing goes on after a key; everything else is read again, and what was taken is passed over.
-        begin = 0 if plain else listed
-        end = None if self.limit is None else max(0, self.limit - (listed if plain else 0))
-        return islice(found, begin, end)
+            found = iter(_sample(self._all(source, destination, recipe), self.sample))
+            return islice(found, listed, None)
+        end = None if self.limit is None else max(0, self.limit - listed)
+        return islice(self._all(source, destination, recipe, listed=listed, last=last), end)
 
-    def _all(self, source: Storage, destination: Storage, recipe: Recipe, *, after: str) -> Iterator[Photo]:
+    def _all(
+        self, source: Storage, destination: Storage, recipe: Recipe, *, listed: int = 0, last: str = ""
+    ) -> Iterator[Photo]:
+        # A listing goes on after a key; everything else is read again, and what was taken is passed over.
         named = self.named()
         if self.job:
-            items = (item for page in read_pages(destination, self.job) for item in page)
-            return (Photo(item.key, item.etag, item.fields) for item in items)
+            items = (item for page in read_pages(destination, self.job, since=listed) for item in page)
+            return (Photo(item.key, item.etag, item.fields) for item in items if item.index >= listed)
         if self.manifest:
             manifest = Manifest(sys.stdin if self.manifest == STDIN else Path(self.manifest))
-            return (photo for photo in manifest.photos(source) if named(photo.key))
+            return manifest.photos(source, named, listed=listed)
 
         def wanted(stat: Stat) -> bool:
             return stat.modified >= self.modified_since and named(stat.key)
 
-        return list_photos(source, destination, recipe, after=after, wanted=wanted)
+        return list_photos(source, destination, recipe, after=last, wanted=wanted)
 
     def named(self) -> Callable[[str], bool]:
         """Return what tells the keys that `include` and `exclude` ask for."""

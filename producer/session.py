@@ -14,7 +14,7 @@ from producer.masks import reads_masks, with_masks
 from producer.rebuild import rebuild
 from producer.reconcile import Reconciler
 from producer.sealing import seal
-from producer.selection import Selection
+from producer.selection import STDIN, Selection
 from producer.submit import Submitter
 from shared.broker import make_app
 from shared.connection import broker_errors, connect
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from shared.jobs import ItemList
+    from shared.messages import Photo
     from shared.progress import Counts
     from shared.recipe import Recipe
     from shared.settings import Settings
@@ -62,12 +64,17 @@ def create_job(
         destination.url,
         recipe,
         created=time.time(),
-        fields=bool(chosen.manifest) or reads_masks(recipe),
+        fields=bool(chosen.manifest) or reads_masks(recipe) or _has_fields(chosen.job, destination),
         selection=chosen.to_dict(),
         priority=priority,
     )
     job.save(destination)
     return job
+
+
+def _has_fields(job: str | None, destination: Storage) -> bool:
+    """Tell whether something is said of the photos that are taken over from another job."""
+    return job is not None and Job.load(job, destination).fields
 
 
 def may_know(settings: Settings) -> bool:
@@ -96,6 +103,8 @@ class Session:
         self.settings = settings
         self.client = connect(settings)
         self.progress: Progress = Progress(self.client, job.id)
+        self._opened = False
+        # Whether the job was made by another process.
 
     @classmethod
     def reopen(cls, job: str, out: str | None, settings: Settings) -> Session:
@@ -115,6 +124,7 @@ class Session:
             raise error from None
         session = cls(record, open_storage(record.source, settings), destination, settings)
         session.progress = NoProgress() if gone else session.progress
+        session._opened = True
         return session
 
     def ask_broker(self) -> None:
@@ -147,22 +157,27 @@ class Session:
             raise UsageError(
                 f"job {self.job.id} takes photos as they come: `vitrina watch`, as it was started, goes on"
             )
+        photos: Iterator[Photo] | None = None
         while True:
             try:
                 with self.producing(tick) as submitter:
                     submitter.catch_up()
-                    photos = selection.photos(
-                        self.source,
-                        self.destination,
-                        self.job.recipe,
-                        listed=submitter.items.count,
-                        last=submitter.items.last,
-                    )
-                    over = load_listed(self.destination, self.job.id)
-                    submitter.feed(() if over else with_masks(photos, self.source, self.job.recipe))
+                    # Listed once, however often the broker comes back empty: standard input is not there a second time.
+                    photos = photos if photos is not None else self._left(selection, submitter.items)
+                    submitter.feed(photos)
             except ProgressLostError:
                 continue  # what storage holds is worked out again, and the rest is queued again
             return
+
+    def _left(self, selection: Selection, items: ItemList) -> Iterator[Photo]:
+        """List the photos that are not in the job's record yet."""
+        if load_listed(self.destination, self.job.id):
+            return iter(())
+        if selection.manifest == STDIN and self._opened:
+            msg = f"what job {self.job.id} had read of standard input is queued; the rest cannot be read again: `vitrina cancel {self.job.id}`, and submit the same rows with --manifest FILE. Finished photos are skipped"
+            raise UsageError(msg)
+        photos = selection.photos(self.source, self.destination, self.job.recipe, listed=items.count, last=items.last)
+        return with_masks(photos, self.source, self.job.recipe)
 
     def follow(self, tick: Callable[[Counts], None] = _nothing) -> Counts:
         """Wait until nothing of the job is left to do, and send again what the broker has lost. Returns the final counts."""

@@ -28,7 +28,7 @@ def connect(settings: Settings, *, quick: bool = False) -> redis.Redis:
     """
     patient = Retry(ExponentialWithJitterBackoff(base=0.1, cap=2), retries=5)
     try:
-        return redis.Redis.from_url(
+        client = redis.Redis.from_url(
             (settings.progress or settings.broker).get_secret_value(),
             # 30: longer than any command here takes, shorter than a person waits
             socket_timeout=QUICK_SECONDS if quick else 30,
@@ -37,12 +37,15 @@ def connect(settings: Settings, *, quick: bool = False) -> redis.Redis:
             retry=Retry(NoBackoff(), 0) if quick else patient,
             retry_on_error=[redis.exceptions.ConnectionError, redis.exceptions.TimeoutError],
         )
-    except ValueError:
+        pool = client.connection_pool
+        pool.connection_class(**pool.connection_kwargs)  # what stands after a question mark is looked at here alone
+    except (ValueError, TypeError):
         # The error would quote the address, and a password that is not percent-encoded ends up in any part of it.
         msg = "not a broker address: use redis://host:port/db, with the password's special characters percent-encoded"
         if settings.progress is None and settings.broker.get_secret_value().startswith(("amqp://", "amqps://")):
             msg = "progress is kept in Redis: beside a broker that is none, set VITRINA_PROGRESS=redis://host:port/db"
         raise UsageError(msg) from None
+    return client
 
 
 @contextmanager

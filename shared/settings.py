@@ -10,10 +10,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import UsageError
+from shared.wording import fault
 
 
 def _cache_dir() -> Path:
@@ -128,6 +131,18 @@ class Settings(BaseSettings):
     def queues_in_redis(self) -> bool:
         """Whether the queues lie in Redis, where they can be looked into."""
         return self.broker.get_secret_value().startswith(("redis://", "rediss://"))
+
+    @classmethod
+    def load(cls, **given: Any) -> Self:
+        """Build them; what is given wins over the environment, None counts as not given. Raises `UsageError`."""
+        values = {name: value for name, value in given.items() if value is not None}
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problems = "; ".join(f"VITRINA_{str(e['loc'][0]).upper()} {fault(e)}" for e in error.errors())
+            raise UsageError(f"wrong setting: {problems}") from None
+        except UnicodeDecodeError:
+            raise UsageError("vitrina.env is not text: write it in UTF-8") from None
 
     def threads_per_model(self) -> int:
         """Return the CPU threads of one model: as set, else a third of the cores, since three stages share a machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib.metadata import version
 
@@ -55,6 +56,8 @@ def options(
 
 def main() -> None:
     """Run the command line. Expected failures are one line on stderr: status 2 for wrong usage, 1 for the rest."""
+    # A supervisor's SIGTERM cleans up as Ctrl-C does; services that have better to do set their own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = app(standalone_mode=False)
     except typer.Abort:

@@ -6,13 +6,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from rich.console import Console
 
-from shared.errors import UsageError
 from shared.printable import printable, to_json
 from shared.settings import Settings
-from shared.wording import fault
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -39,14 +37,8 @@ JsonOption = typer.Option(False, "--json", help="End stdout with one JSON object
 
 def load_settings(**overrides: Any) -> Settings:
     """Build the settings; the command line's values win over the environment's. Raises `UsageError`."""
-    given = {name: value for name, value in overrides.items() if value is not None}
-    if isinstance(given.get("broker"), str):
-        given["broker"] = SecretStr(given["broker"])
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        problems = "; ".join(f"VITRINA_{str(e['loc'][0]).upper()} {fault(e)}" for e in error.errors())
-        raise UsageError(f"wrong setting: {problems}") from None
+    broker = overrides.pop("broker", None)
+    return Settings.load(broker=SecretStr(broker) if broker is not None else None, **overrides)
 
 
 def print_json(data: Any) -> None:

@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
         if ends[0].url == ends[1].url:
             raise UsageError("source and target are the same place: give two")
         ends[1].check_writable()
-        copied, skipped = copy_objects(*ends)
-        err.print(f"{copied} copied, {skipped} there already", soft_wrap=True)
-        return 0
+        counted = copy_objects(*ends, lambda told: err.print(f"not copied: {told}", soft_wrap=True))
+        refused = f", {counted.refused} not copied: rename them first" if counted.refused else ""
+        err.print(f"{counted.copied} copied, {counted.there} there already{refused}", soft_wrap=True)
+        return 1 if counted.refused else 0

@@ -44,7 +44,9 @@ def register(app: typer.Typer) -> None:
         job: str = JobArgument,
         since: str = typer.Option(..., "--from", help="The first stage that the new recipe decides."),
         recipe: Path = typer.Option(
-            ..., "--recipe", help="The new recipe; what it says of earlier stages is not used."
+            ...,
+            "--recipe",
+            help="The new recipe; sections of earlier stages are not used, and those it leaves out stay as they were.",
         ),
         out: str | None = OutOption,
         priority: bool = typer.Option(False, "--priority", help="Before the photos of other jobs."),

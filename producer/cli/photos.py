@@ -22,7 +22,7 @@ ExcludeOption = typer.Option(None, help="Leave out keys that match, such as '*.t
 SinceOption = typer.Option(None, help="Take only photos changed since: a date such as 2026-11-01, or 24h, 7d.")
 LimitOption = typer.Option(None, min=1, help="Take only the first N photos.")
 SampleOption = typer.Option(None, min=1, help="Take N photos, evenly and repeatably chosen.")
-WindowOption = typer.Option(None, help="Unfinished images in the queues at once.")
+WindowOption = typer.Option(None, min=1, help="Unfinished images in the queues at once.")
 
 
 def select(

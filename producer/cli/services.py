@@ -85,8 +85,6 @@ def register(app: typer.Typer) -> None:
     def up() -> int:
         """Run the embedded stack in the foreground: broker, S3 server, a worker per stage, Flower."""
         settings = load_settings()
-        # During the start SIGTERM interrupts as Ctrl-C does, so that what was started is stopped.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with (
             scratch() as folder,
             Stack(settings, s3=True, workers=STAGES, flower=True, data_dir=folder) as stack,

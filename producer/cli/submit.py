@@ -58,7 +58,12 @@ def detach(job: Job, settings: Settings) -> Path:
     """Leave the feeding to a process of its own, and return its log."""
     log = Path(f"vitrina-{job.id}.log").absolute()
     command = [sys.executable, "-m", "producer.cli", "submit", "--resume", job.id, "--out", job.destination]
-    with log.open("ab") as file:
+    try:
+        file = log.open("ab")
+    except OSError as error:
+        msg = f"cannot write the log {log} ({error.strerror}): from a folder that can be written, `vitrina submit --resume {job.id} --out {job.destination}` goes on"
+        raise UsageError(msg) from None
+    with file:
         subprocess.Popen(  # noqa: S603 - our own command
             command,
             env=os.environ | env_for(settings),

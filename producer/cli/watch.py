@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from pathlib import Path  # noqa: TC003 - typer reads the annotation when the program runs
 
@@ -52,7 +51,6 @@ def register(app: typer.Typer) -> None:
         ends = open_source(source, settings), open_storage(address(out), settings)
         chosen = load_recipe(recipe, ends[1], settings)
         arrivals = EventQueue(events, ends, chosen, selection, settings) if events else None
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             with Watch(*ends, chosen, selection, settings, arrivals=arrivals, priority=priority) as watching:
                 typer.echo(watching.job)

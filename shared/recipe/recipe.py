@@ -60,7 +60,7 @@ class Recipe(Section):
     def from_mapping(cls, data: Any, *, origin: str = "recipe") -> Recipe:
         """Check a parsed recipe. Raises `RecipeError` naming each wrong field with what is allowed there."""
         if data is None:
-            return cls()
+            raise RecipeError(f"{origin} is empty: name a section, or give no recipe for the starter one")
         if not isinstance(data, dict):
             msg = f"{origin}: expected a mapping with the keys {', '.join(cls.model_fields)}"
             raise RecipeError(msg)

@@ -24,7 +24,7 @@ class Stat:
     etag: str
     """Changes when the content does; without quotes."""
     modified: float = 0.0
-    """Seconds since the epoch."""
+    """Since when it is here as it is, in seconds since the epoch."""
     content_type: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """ASCII names and values, 2 KB together (S3's limit). Filled by `head` and `get`, never by `list`."""

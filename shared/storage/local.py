@@ -21,7 +21,7 @@ from shared.errors import (
 from shared.storage.base import Blob, Stat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _MAX_SIDECAR = 65_536
 # Bytes; ours have at most two thousand, and a folder of photos may hold anything under that name.
@@ -71,14 +71,12 @@ class LocalStorage:
         yield from self._walk(self._root, "", prefix, os.fsencode(after))
 
     def _walk(self, folder: Path, base: str, prefix: str, after: bytes) -> Iterator[Stat]:
-        with self._errors(str(folder)), os.scandir(folder) as entries:
-            # A folder sorts as its name with a slash: '.' comes before '/', so plain names would be out of order.
-            names = sorted(
-                (os.fsencode(e.name) + (b"/" if e.is_dir(follow_symlinks=False) else b""), e.name)
-                for e in entries
-                if not e.name.startswith(".")
-                and (self._inside(Path(e.path)) if e.is_symlink() else e.is_file() or e.is_dir())
-            )
+        try:
+            names = self._names(folder)
+        except ObjectMissingError:
+            if self._root.is_dir():
+                return  # this one was removed meanwhile
+            raise
         for order, name in names:
             key = base + name
             if order.endswith(b"/"):
@@ -92,7 +90,17 @@ class LocalStorage:
                         status = (folder / name).stat()
                 except ObjectMissingError:
                     continue  # removed meanwhile
-                yield Stat(key, status.st_size, _etag(status), status.st_mtime)
+                yield Stat(key, status.st_size, _etag(status), _modified(status))
+
+    def _names(self, folder: Path) -> Sequence[tuple[bytes, str]]:
+        with self._errors(str(folder)), os.scandir(folder) as entries:
+            # A folder sorts as its name with a slash: '.' comes before '/', so plain names would be out of order.
+            return sorted(
+                (os.fsencode(e.name) + (b"/" if e.is_dir(follow_symlinks=False) else b""), e.name)
+                for e in entries
+                if not e.name.startswith(".")
+                and (self._inside(Path(e.path)) if e.is_symlink() else e.is_file() or e.is_dir())
+            )
 
     def _inside(self, path: Path) -> bool:
         target = os.path.realpath(path)
@@ -117,7 +125,7 @@ class LocalStorage:
             content_type, metadata = str(extra["content_type"]), dict(extra["metadata"])
         except (OSError, ValueError, TypeError, KeyError, RecursionError):  # none, or not one of ours
             content_type, metadata = "", {}
-        return Stat(key, status.st_size, _etag(status), status.st_mtime, content_type, metadata)
+        return Stat(key, status.st_size, _etag(status), _modified(status), content_type, metadata)
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
         """Read an object."""
@@ -198,12 +206,17 @@ def _etag(status: os.stat_result) -> str:
     return f"{status.st_size:x}-{status.st_mtime_ns:x}"
 
 
+def _modified(status: os.stat_result) -> float:
+    # What is moved here keeps its own time: like an S3 server we tell since when it is here as it is.
+    return max(status.st_mtime, status.st_ctime)
+
+
 def _sidecar(path: Path) -> Path:
     return path.with_name(f".{path.name}.meta")
 
 
 def _write(path: Path, data: bytes, *, exclusive: bool) -> bool:
-    temporary = path.with_name(f".{path.name[:80]}.{secrets.token_hex(6)}.part")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import subprocess
@@ -18,7 +19,7 @@ from producer.rebuild import counted
 from producer.selection import Selection
 from producer.session import Session, create_job
 from producer.submit import Submitter
-from shared.errors import JobDamagedError, JobNotFoundError, LeaseHeldError, StorageError, UsageError
+from shared.errors import JobDamagedError, JobNotFoundError, LeaseHeldError, RecipeError, StorageError, UsageError
 from shared.jobs import load_summary, read_items
 from shared.keys import STAGES
 from shared.lease import Lease
@@ -29,10 +30,13 @@ from shared.storage import open_storage
 from shared.storage.local import LocalStorage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from celery import Celery
     from redis import Redis
 
     from shared.jobs import Job
+    from shared.progress import Counts
 
 
 def follow(session: Session, seconds: float = 120) -> tuple[int, int, int]:
@@ -225,6 +229,52 @@ def test_another_recipe_remakes_a_job_from_a_stage_on(catalogue: Catalogue) -> N
     assert follow(new) == (1, 1, 0)
     assert {path: path.stat().st_mtime_ns for path in catalogue.out.rglob("mask-*.png")} == masks
     assert len(list(catalogue.out.rglob("image-*.jpg"))) == 2
+
+
+def test_a_job_that_is_remade_keeps_what_a_manifest_said_and_what_its_recipe_said(
+    catalogue: Catalogue, tmp_path: Path
+) -> None:
+    """The fields of each photo, and the sections that the new recipe leaves out; what then does not go together is refused."""
+    catalogue.add("a.jpg", "photo")
+    (tmp_path / "m.csv").write_text("key,seed,title\na.jpg,7,A cup\n")
+    source, destination = (open_storage(str(path), catalogue.settings) for path in (catalogue.photos, catalogue.out))
+    recipe = Recipe.from_mapping({"background": {"model": "transparent"}, "picture": {"format": "png"}})
+    selection = Selection(manifest=str(tmp_path / "m.csv"))
+    old = Session(create_job(source, destination, recipe, selection), source, destination, catalogue.settings)
+    old.feed()
+    follow(old)
+    new = repairs.rerun(old, "inpainting", Recipe.from_mapping({"background": {"model": "color"}}))
+    new.feed()
+    assert follow(new) == (1, 1, 0)
+    assert new.job.fields
+    assert [dict(item.fields) for item in read_items(destination, new.job.id)] == [{"seed": 7, "title": "A cup"}]
+    assert (new.job.recipe.background.model, new.job.recipe.picture.format) == ("color", "png")
+    with pytest.raises(RecipeError, match="transparent"):
+        repairs.rerun(old, "inpainting", Recipe.from_mapping({"picture": {"format": "jpeg"}}))
+
+
+def test_rows_of_standard_input_outlast_a_broker_that_comes_back_empty(
+    catalogue: Catalogue, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are there only once: nobody else can go on with them, and says what to do instead."""
+    for number in range(300):
+        catalogue.add(f"{number:03d}.jpg", "slow:0.01")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{number:03d}.jpg\n" for number in range(300))))
+    source, destination = (open_storage(str(path), catalogue.settings) for path in (catalogue.photos, catalogue.out))
+    job = create_job(source, destination, Recipe(), Selection(manifest="-"))
+    session = Session(job, source, destination, catalogue.settings)
+    wiped = []
+
+    def wipe(counts: Counts) -> None:
+        if not wiped and counts.done > 20:
+            wiped.append(client.flushdb())
+
+    session.feed(wipe)
+    assert wiped
+    assert follow(session) == (300, 300, 0)
+    other = create_job(source, destination, Recipe(), Selection(manifest="-"))
+    with pytest.raises(UsageError, match=rf"vitrina cancel {other.id}.*--manifest FILE"):
+        Session.reopen(other.id, destination.url, catalogue.settings).feed()
 
 
 def test_purging_a_job_leaves_what_others_made(catalogue: Catalogue) -> None:

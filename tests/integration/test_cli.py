@@ -45,7 +45,7 @@ BAD = {
 
 
 def vitrina(
-    *arguments: str, timeout: float = 150, env: dict[str, str] | None = None
+    *arguments: str, timeout: float = 150, env: dict[str, str] | None = None, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*VITRINA, *arguments],
@@ -53,7 +53,7 @@ def vitrina(
         text=True,
         timeout=timeout,
         check=False,
-        cwd=ROOT,
+        cwd=cwd,
         env=os.environ | (env or {}),
     )
 
@@ -181,22 +181,29 @@ def test_running_again_skips_what_is_done(first: subprocess.CompletedProcess[str
     assert (again["done"], again["skipped"], again["failed"]) == (len(GOOD), len(GOOD), len(BAD))
 
 
-def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, models: None) -> None:
-    """Status 130, no traceback, no process left."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(
+    tmp_path: Path, models: None, number: signal.Signals
+) -> None:
+    """Status 130, no traceback, no process and no file of its services left."""
+    (tmp_path / "tmp").mkdir()
     (tmp_path / "photos").mkdir()
     draw_mug(tmp_path / "photos" / "mug.jpg", (2000, 1500))
-    for number in range(200):  # more than can be done before it is interrupted
-        shutil.copy(tmp_path / "photos" / "mug.jpg", tmp_path / "photos" / f"{number}.jpg")
+    for copy in range(200):  # more than can be done before it is interrupted
+        shutil.copy(tmp_path / "photos" / "mug.jpg", tmp_path / "photos" / f"{copy}.jpg")
     command = [*VITRINA, "run", str(tmp_path / "photos"), "--out", str(tmp_path / "out")]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    while not list((tmp_path / "out" / "jobs").glob("*/job.json")):
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    while not list((tmp_path / "out").glob("*/mask-*.png")):
+        assert run.poll() is None
         time.sleep(0.05)
-    time.sleep(1)
     children = psutil.Process(run.pid).children(recursive=True)
-    run.send_signal(signal.SIGINT)
+    run.send_signal(number)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130
     assert "Traceback" not in said
+    assert "finished photos stay" in said
+    assert list((tmp_path / "tmp").glob("vitrina-*")) == []
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
@@ -231,6 +238,11 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(tmp_path: Path, 
         (["worker", "captioning", "--broker", "redis://:secret/x@host/0"], 2, ["not a broker address", "encoded"]),
         (["demo", "{tmp}/photos", "--to", "{tmp}/file"], 1, ["file", "check the path"]),
         (["frobnicate"], 2, ["frobnicate"]),
+        (["run", "~nobody-of-that-name/x", "--out", "{tmp}/out"], 2, ["~nobody-of-that-name", "write the path out"]),
+        (["run", "{tmp}/photos", "--out", "{tmp}/out", "--window", "-5"], 2, ["--window", "greater than or equal to 1"]),
+        (["run", "{tmp}/photos", "--out", "{tmp}/out", "--recipe", "{tmp}/empty.yaml"], 2, ["empty.yaml is empty"]),
+        (["run", "{tmp}/photos", "--out", "{tmp}/out", "--recipe", "{tmp}/nul.yaml"], 2, ["background.image"]),
+        (["jobs", "--broker", "redis://127.0.0.1:{port}/0?foo=1"], 2, ["not a broker address"]),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
@@ -240,6 +252,8 @@ def test_what_cannot_work_is_one_clear_line(
     """No traceback; the line says what to do."""
     draw_mug(tmp_path / "photos" / "mug.jpg")
     (tmp_path / "file").touch()
+    (tmp_path / "empty.yaml").touch()
+    (tmp_path / "nul.yaml").write_text('background: {model: image, image: "a\\0.png"}\n')
     (tmp_path / "bad.yaml").write_text("background: {model: lava}\n")
     port = str(free_port())
     filled = [a.replace("{tmp}", str(tmp_path)).replace("{port}", port) for a in arguments]
@@ -251,6 +265,14 @@ def test_what_cannot_work_is_one_clear_line(
     for word in words:
         assert word in done.stderr, done.stderr
     assert done.stdout == ""
+
+
+def test_a_setting_file_that_is_not_text_is_told(tmp_path: Path) -> None:
+    """It may be of another alphabet's old encoding."""
+    (tmp_path / "vitrina.env").write_bytes("VITRINA_DEVICE=cpu # процессор\n".encode("cp1251"))
+    done = vitrina("jobs", "--out", str(tmp_path), cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "vitrina.env is not text" in done.stderr
 
 
 def test_a_service_that_fails_leaves_its_log(tmp_path: Path) -> None:

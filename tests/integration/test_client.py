@@ -65,4 +65,6 @@ def test_what_is_wrong_is_told_before_anything_is_submitted(catalogue: Catalogue
         client.job("20260101-000000-abcdef")
     with pytest.raises(BrokerError, match="does not answer"):
         Client("redis://127.0.0.1:1/0").submit(photos, out)
+    with pytest.raises(UsageError, match="VITRINA_WINDOW"):
+        Client(window=0)
     assert not (catalogue.out / "jobs").exists()

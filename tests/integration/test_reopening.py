@@ -102,3 +102,14 @@ def test_a_job_whose_records_were_deleted_hides_no_other(
     assert kept.progress.counts().known
     with pytest.raises(JobNotFoundError):
         vitrina(["purge", gone.job.id, *given], standalone_mode=False)
+
+
+def test_a_log_that_cannot_be_written_leaves_a_job_that_can_go_on(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job is there by then: what to do with it is said."""
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir("/proc")
+    given = [str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--broker", broker.url]
+    with pytest.raises(UsageError, match=r"cannot write the log .*`vitrina submit --resume 2"):
+        vitrina(["submit", "--detach", *given], standalone_mode=False)

@@ -123,6 +123,13 @@ def test_a_sample_is_even_and_the_same_each_time(shop: Storage) -> None:
     assert len(taken(Selection(sample=10_000), shop)) == len(KEYS)
 
 
+def test_what_desktops_leave_in_folders_is_no_photo(shop: MemoryStorage) -> None:
+    """Nobody wants a failure for each folder that was opened once."""
+    for name in ("Thumbs.db", "shoes/desktop.ini", "hats/.DS_Store", "hats/._mug.jpg"):
+        shop.put(name, b"x")
+    assert sorted(taken(Selection(), shop)) == sorted(KEYS)
+
+
 def test_times_are_dates_or_spans() -> None:
     """Of UTC unless they say otherwise."""
     assert parse_since("2026-11-01") == 1793491200

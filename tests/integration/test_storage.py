@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import SecretStr
 
-from producer.copying import copy_objects
+from producer.copying import Copied, copy_objects
 from producer.embedded import S3Server, free_port
 from shared.errors import (
     KeyRefusedError,
@@ -161,6 +163,43 @@ def test_a_file_in_the_way_of_a_folder_is_one_clear_error(tmp_path: Path) -> Non
         storage.put("a/b", b"x")
 
 
+def test_a_folder_that_goes_while_it_is_listed_ends_no_listing(tmp_path: Path) -> None:
+    """The others are listed; when the whole place goes, that is told."""
+    folder = open_storage(str(tmp_path / "shop"), Settings())
+    for name in ("a/1.jpg", "b/1.jpg", "c/1.jpg"):
+        folder.put(name, b"x")
+    listing = folder.list()
+    assert next(listing).key == "a/1.jpg"
+    shutil.rmtree(tmp_path / "shop" / "b")
+    assert [stat.key for stat in listing] == ["c/1.jpg"]
+    listing = folder.list()
+    next(listing)
+    shutil.rmtree(tmp_path / "shop")
+    with pytest.raises(StorageError, match="shop"):
+        list(listing)
+
+
+def test_what_is_moved_into_a_folder_is_new_there(tmp_path: Path) -> None:
+    """Though it keeps its own time, as with mv and rsync; as a server tells when an object came, not when it was made."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "old.jpg").write_bytes(b"x")
+    os.utime(tmp_path / "old.jpg", (1e9, 1e9))
+    (tmp_path / "old.jpg").rename(tmp_path / "shop" / "old.jpg")
+    folder = open_storage(str(tmp_path / "shop"), Settings())
+    head = folder.head("old.jpg")
+    assert head is not None
+    assert head.modified == next(folder.list()).modified > time.time() - 60
+
+
+def test_a_name_as_long_as_the_disk_takes_is_written(tmp_path: Path) -> None:
+    """Names of other alphabets take two bytes a letter, or four."""
+    folder = open_storage(str(tmp_path), Settings())
+    for letter in ("x", "ы", "🏺"):
+        key = letter * (240 // len(letter.encode())) + ".jpg"
+        assert folder.put(key, b"x", metadata={"made": "here"})
+        assert folder.get(key).stat.metadata == {"made": "here"}
+
+
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     """With the path and the next step."""
     with pytest.raises(StorageRefusedError, match="create it"):
@@ -297,10 +336,16 @@ def test_copying_goes_on_where_it_broke_off(tmp_path: Path) -> None:
     memory, folder = MemoryStorage(), open_storage(str(tmp_path / "copy"), Settings())
     for number in range(100):
         memory.put(f"a/{number:03d}.jpg", b"%d" % number, content_type="image/jpeg", metadata={"made": "here"})
-    assert copy_objects(memory, folder, "a/00") == (10, 0)
-    assert copy_objects(memory, folder) == (90, 10)
+    first = MemoryStorage("first")
+    for stat in memory.list("a/00"):
+        first.put(stat.key, memory.get(stat.key).data)
+    assert copy_objects(first, folder) == Copied(copied=10)
+    assert copy_objects(memory, folder) == Copied(copied=90, there=10)
     blob = folder.get("a/042.jpg")
     assert (blob.data, blob.stat.content_type, blob.stat.metadata) == (b"42", "image/jpeg", {"made": "here"})
     memory.put("a/042.jpg", b"changed")
-    assert copy_objects(memory, folder) == (1, 99)
+    memory.put("a//b.jpg", b"no path")
+    refused: list[str] = []
+    assert copy_objects(memory, folder, refused.append) == Copied(copied=1, there=99, refused=1)
+    assert "a//b.jpg" in refused[0]
     assert folder.get("a/042.jpg").data == b"changed"

@@ -245,21 +245,25 @@ def test_events_of_the_bucket_are_photos(catalogue: Catalogue, bucket: tuple[S3S
         {"Records": [record("photos/a.jpg")]},  # told twice
         {"Records": [record("photos/gone.jpg"), record("photos/a.jpg", name="ObjectRemoved:Delete")]},
         {"Records": [record("photos/a.jpg", bucket="other"), record("elsewhere/a.jpg"), record("photos/c.txt")]},
+        {"Records": [record("photos/../a.jpg")]},
         {"unknown": True},
     ):
         client.send_message(QueueUrl=url, MessageBody=json.dumps(body))
     out = open_storage(str(catalogue.out), settings)
     selection = Selection(include=("*.jpg",))
+    client.send_message(QueueUrl=url, MessageBody="[" * 100_000)
     queue = EventQueue(url, (source, out), Recipe(), selection, settings, wait=0)
     with Watch(source, out, Recipe(), selection, settings, arrivals=queue) as watching:
-        assert watching.look() == 3
+        assert watching.look() == 4
         job = watching.job
         assert watching.look() == 0
+        progress = Session.reopen(job, None, settings).progress
+        assert [failure.reason for failure in progress.failures()] == ["bad_key"]
         repairs.cancel(Session.reopen(job, None, settings))
-    assert sorted(item.key for item in read_items(out, job)) == ["a.jpg", "b.jpg", "red shoe.jpg"]
+    assert sorted(item.key for item in read_items(out, job)) == ["../a.jpg", "a.jpg", "b.jpg", "red shoe.jpg"]
     time.sleep(1.1)
     left = client.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
-    assert [json.loads(message["Body"]) for message in left] == [{"unknown": True}]
+    assert sorted(message["Body"][:14] for message in left) == ["[" * 14, '{"unknown": tr']
 
 
 def test_a_queue_that_is_none_is_told(catalogue: Catalogue, bucket: tuple[S3Storage, Settings]) -> None:

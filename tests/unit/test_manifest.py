@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from producer.manifest import Manifest
+from producer.selection import Selection
 from shared.errors import UsageError
 from shared.plan import Plan
 from shared.recipe import Recipe
@@ -15,6 +16,8 @@ from shared.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from shared.storage import Stat
 
 
 def csv_file(folder: Path, text: str | bytes, name: str = "items.csv") -> Manifest:
@@ -43,6 +46,23 @@ def test_rows_become_photos_in_order_with_their_fields(tmp_path: Path) -> None:
     assert photos[0].etag == next(source.list()).etag
     assert photos[1].etag == ""
     assert photos[2].fields == {"id": "18"}
+
+
+def test_a_resumed_manifest_looks_up_only_what_is_left(tmp_path: Path) -> None:
+    """After fifty million rows that would be fifty million requests."""
+    looked: list[str] = []
+
+    class Shop(MemoryStorage):
+        def head(self, key: str) -> Stat | None:
+            looked.append(key)
+            return super().head(key)
+
+    (tmp_path / "m.csv").write_text("key\n" + "".join(f"{number:04}.jpg\n" for number in range(1000)))
+    photos = Manifest(tmp_path / "m.csv").photos(Shop(), lambda key: not key.endswith("9.jpg"), listed=890)
+    assert [photo.key for photo in photos] == [f"{number:04}.jpg" for number in range(988, 999) if number % 10 != 9]
+    assert len(looked) == 10
+    selection = Selection(manifest=str(tmp_path / "m.csv"), limit=995)
+    assert len(list(selection.photos(Shop(), Shop(), Recipe(), listed=990))) == 5
 
 
 def test_jsonl_says_the_same(tmp_path: Path) -> None:

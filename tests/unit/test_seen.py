@@ -29,6 +29,15 @@ def test_verdicts() -> None:
         assert seen.add([("b", "1"), ("c", "")]) == ["same", "new"]
 
 
+def test_a_disk_without_room_is_told_with_what_to_do() -> None:
+    """A list of a hundred million keys needs some gigabytes."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))\n{_SCRIPT}"
+    process = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False)
+    assert "filled" not in process.stdout
+    assert "UsageError: no room for the keys" in process.stderr
+    assert "set TMPDIR" in process.stderr
+
+
 def test_a_killed_producer_leaves_no_file(tmp_path: Path) -> None:
     """Six hundred megabytes of a list of ten million would fill the disk within a few restarts."""
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
