@@ -155,16 +155,16 @@ class Run:
         run.feed()
         return run
 
-    def cancel(self) -> None:
-        """Drop what is queued; what runs, finishes."""
-        repairs.cancel(self.session)
+    def cancel(self) -> bool:
+        """Drop what is queued; what runs, finishes. Tell whether all photos had been listed."""
+        return repairs.cancel(self.session)
 
     def pause(self) -> int:
         """Queue nothing more until `resume`; return how many photos are queued and go on."""
         return repairs.pause(self.session)
 
     def resume(self) -> bool:
-        """End a pause; tell whether a producer is there to go on."""
+        """End a pause; tell whether all goes on: a producer is there, or everything is queued."""
         return repairs.resume(self.session)
 
     def purge(self) -> int:

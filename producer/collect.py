@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import io
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -15,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import yaml
-from PIL import Image
 
+from producer.records import read_record
 from producer.report import Card, write_report
 from producer.report import Summary as Page
 from producer.report.facts import evidence_of, facts_of
-from shared.errors import ItemError, StorageError
+from shared.errors import ItemError, JobDamagedError, ObjectMissingError, StorageError
 from shared.jobs import read_items
 from shared.keys import STAGES, own_outputs
 from shared.pictures import decode, thumbnail
@@ -94,8 +91,7 @@ class Collector:
     def _rows(self, limit: int) -> list[Row]:
         """Choose up to `limit` failures, then of those in need of review, then of the others; each in the job's order."""
         # The first ones are all that can be shown; a job of millions may have millions.
-        first = heapq.nsmallest(limit, self._progress.failures(), key=lambda failure: failure.index)
-        failures = {failure.index: failure for failure in first}
+        failures = {failure.index: failure for failure in islice(self._progress.failures(), limit)}
         done, review, ran = self._progress.outcome_bits()
         ranks: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
         for item in read_items(self._destination, self._job.id):
@@ -145,11 +141,10 @@ class Collector:
     def _record(self, item: Item) -> dict[str, Any]:
         outputs = self._plan.outputs(item.key, item.etag, item.fields)
         try:
-            record: dict[str, Any] = json.loads(self._destination.get(outputs.key("caption")).data)
-        except (StorageError, ValueError):
+            return read_record(self._destination, outputs.key("caption"))
+        except (StorageError, JobDamagedError):
             # Deleted or replaced since: the card says so instead of the report failing.
-            return {"outcome": "failed", "reasons": ["missing"]}
-        return record
+            return {"outcome": "failed", "reasons": [ObjectMissingError.reason]}
 
     def _card(self, folder: Path, row: Row) -> Card:
         item, failure, skipped = row
@@ -199,23 +194,18 @@ class Collector:
         pictures: dict[str, list[bytes]] = {}
         for kind in ("source", "mask", "cutout", *picture_kinds(self._job.recipe)):
             storage, key = (self._source, item.key) if kind == "source" else (self._destination, name(kind))
+            limit = self._settings.max_bytes * (1 if kind == "source" else 4)
             try:
-                data = storage.get(key, limit=self._settings.max_bytes * 4).data
-                if kind == "source":
-                    limits = {"max_bytes": self._settings.max_bytes, "max_pixels": self._settings.max_pixels}
-                    photo = decode(data, **limits)
-                    image = photo.rgb
-                    if photo.alpha is not None:
-                        image.putalpha(photo.alpha)
-                else:
-                    image = Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"])
-                    image.load()
-            except (ItemError, StorageError, OSError):
+                data = storage.get(key, limit=limit).data
+                photo = decode(data, max_bytes=len(data), max_pixels=self._settings.max_pixels)
+            except (ItemError, StorageError):
                 continue  # a failed item has only some of its pictures; the card says why
-            transparent = image.mode in {"RGBA", "LA"}
+            image = photo.rgb
+            if photo.alpha is not None:
+                image.putalpha(photo.alpha)
             family = kind.partition("_")[0]
             side = LARGE_SIDE if kind == "image" else SIDE
-            pictures.setdefault(family, []).append(thumbnail(image, side, checkerboard=transparent))
+            pictures.setdefault(family, []).append(thumbnail(image, side, checkerboard=photo.alpha is not None))
         return pictures
 
 

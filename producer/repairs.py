@@ -10,12 +10,13 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from producer.records import read_record
 from producer.results import forget_results
 from producer.sealing import unseal
 from producer.selection import Selection
 from producer.session import Session, create_job
 from shared.connection import connect
-from shared.errors import ItemError, JobForgottenError, LeaseHeldError, StorageError, UsageError
+from shared.errors import ItemError, JobDamagedError, JobForgottenError, LeaseHeldError, ObjectMissingError, UsageError
 from shared.jobs import PAGE, load_summary, read_page, read_pages, save_items
 from shared.keys import STAGES, job_prefix
 from shared.plan import Plan, sections
@@ -54,9 +55,12 @@ def retry(
     """Run the failed items again, or with `review` the doubtful ones, of one stage or reason alone where asked; return how many.
 
     Photos are looked up again, so that one that was replaced since is taken as it is now. Doubtful outputs are removed first, from
-    the stage on that doubted. Raises `LeaseHeldError` while the job is being fed.
+    the stage on that doubted. Raises `LeaseHeldError` while the job is being fed, `UsageError` for a reason that nothing failed for.
     """
     with session.producing(tick) as submitter:
+        known = session.progress.reasons()
+        if reason is not None and not review and known and reason not in known:
+            raise UsageError(f"nothing failed for the reason {reason!r}: choose {', '.join(known)}")
         chosen = _doubtful(session, stage, reason) if review else _failed(session, stage, reason)
         number = 0
         for first, page in groupby(chosen, lambda pair: pair[0] // PAGE * PAGE):
@@ -87,13 +91,13 @@ def _doubtful(session: Session, stage: StageName | None, reason: str | None) -> 
     def judge(item: Item) -> Chosen | None:
         key = plan.outputs(item.key, item.etag, item.fields).key("caption")
         try:
-            record = json.loads(session.destination.get(key).data)
-        except (StorageError, ValueError):
+            record = read_record(session.destination, key)
+        except (ObjectMissingError, JobDamagedError):
             return item.index, STAGES[0]
-        if reason is not None and reason not in record["reasons"]:
+        if reason is not None and reason not in record.get("reasons", ()):
             return None
         # Doubts are handed on: the first stage that has any is where they arose.
-        arose = next((name for name in STAGES if record["stages"].get(name, {}).get("reasons")), STAGES[-1])
+        arose = next((name for name in STAGES if record.get("stages", {}).get(name, {}).get("reasons")), STAGES[-1])
         return (item.index, arose) if stage in {None, arose} else None
 
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -124,8 +128,9 @@ def _looked_up(session: Session, first: int, chosen: Iterable[int]) -> list[Item
 
 def _clear(session: Session, since: StageName | None, items: Sequence[Item]) -> None:
     """Make room for items that count as unfinished now; delete their outputs from a stage on, where one is given."""
-    # Until then others saw a job that has ended, and may have written how.
+    # Until then others saw what has ended, and may have written how.
     unseal(session.destination, session.job.id)
+    forget_results(session.destination, session.job.id, [item.index for item in items])
     if since is None:
         return
     plan = Plan(session.job.recipe)
@@ -137,14 +142,18 @@ def _clear(session: Session, since: StageName | None, items: Sequence[Item]) -> 
                 session.destination.delete(key)
 
 
-def cancel(session: Session) -> None:
-    """Let the workers drop what is queued, and the producer list no further; what runs, finishes. Raises `JobForgottenError`, `UsageError`."""
-    _going_on(session)
+def cancel(session: Session) -> bool:
+    """Let the workers drop what is queued, and the producer list no further; what runs, finishes. Tell whether all had been listed.
+
+    Raises `JobForgottenError`, `UsageError`.
+    """
+    whole = _going_on(session).listed
     session.progress.set_state("cancelled")
     # A producer that is at work records the rest itself.
     with suppress(LeaseHeldError), session.producing() as submitter:
         submitter.catch_up()
         submitter.feed(())
+    return whole
 
 
 def pause(session: Session) -> int:
@@ -155,11 +164,13 @@ def pause(session: Session) -> int:
 
 
 def resume(session: Session) -> bool:
-    """Go on after a pause; tell whether a producer is there to do so."""
-    if _going_on(session).state == "cancelled":
-        raise UsageError(f"the job was cancelled: `vitrina retry {session.job.id} --reason cancelled` runs the rest")
+    """Go on after a pause; tell whether all of it will: a producer is there, or everything is queued."""
+    counts = _going_on(session)
+    if counts.state == "cancelled":
+        msg = f"the job was cancelled: `vitrina retry {session.job.id} --reason cancelled` runs what was listed"
+        raise UsageError(msg)
     session.progress.set_state("running")
-    return session.fed()
+    return session.fed() or (counts.listed and counts.sent >= counts.items)
 
 
 def _going_on(session: Session) -> Counts:

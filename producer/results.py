@@ -7,15 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from producer.records import read_record
 from producer.sealing import read_failures
-from shared.errors import ItemError, JobDamagedError, ObjectMissingError
+from shared.errors import ItemError, JobDamagedError, ObjectMissingError, StorageRefusedError
 from shared.jobs import PAGE, parse_lines, read_pages
 from shared.keys import STAGES, job_prefix, own_outputs
 from shared.plan import Plan
 from shared.progress import bit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from shared.jobs import Job
     from shared.messages import Item
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 READERS = 32
 """Records read at once: each is a short request that mostly waits."""
 UNFINISHED = "unfinished"
+MISSING = ObjectMissingError.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Results:
         self._destination = destination
         self._progress = progress
         self._plan = Plan(job.recipe)
+        self._keeps = True
+        # Until the storage refuses: who may only read gets the same rows.
 
     def __iter__(self) -> Iterator[Result]:
         for page in self.pages():
@@ -82,21 +86,28 @@ class Results:
         """Yield the results of a thousand items at a time."""
         known = self._progress.counts().known
         # Without a broker, what was recorded at the job's end is all there is.
-        failed = {} if known else {failure.index: failure for failure in read_failures(self._destination, self._job.id)}
+        recorded = _in_order(iter(()) if known else read_failures(self._destination, self._job.id))
         with ThreadPoolExecutor(READERS) as pool:
             for items in read_pages(self._destination, self._job.id):
                 key = _page_key(self._job.id, items[0].index)
+                told = recorded(items)
                 kept = self._kept(key, items)
                 if kept is not None:
                     yield kept
                     continue
-                if known:
-                    failed = self._progress.failures_of([item.index for item in items])
-                done = self._progress.done_of(items[0].index, len(items)) if known else None
+                failed, done = self._state(items) if known else (told, None)
                 page = list(pool.map(lambda item, d=done, f=failed: self._read(item, d, f), items))
-                if all(result.outcome != UNFINISHED for result in page):
+                # What is missing may be restored.
+                if all(result.outcome != UNFINISHED and MISSING not in result.reasons for result in page):
                     self._keep(key, page)
+                    # Some of it may have been taken back meanwhile, to be run again.
+                    if known and self._state(items) != (failed, done):
+                        self._destination.delete(key)
                 yield page
+
+    def _state(self, items: Sequence[Item]) -> tuple[dict[int, Failure], bytes]:
+        failed = self._progress.failures_of([item.index for item in items])
+        return failed, self._progress.done_of(items[0].index, len(items))
 
     def _kept(self, key: str, items: Sequence[Item]) -> list[Result] | None:
         try:
@@ -113,8 +124,14 @@ class Results:
         return page if len(page) == len(items) else None
 
     def _keep(self, key: str, page: Sequence[Result]) -> None:
+        if not self._keeps:
+            return
         lines = (json.dumps(result.to_dict(), ensure_ascii=False) for result in page)
-        self._destination.put(key, "\n".join(lines).encode(errors="backslashreplace"), content_type="application/jsonl")
+        data = "\n".join(lines).encode(errors="backslashreplace")
+        try:
+            self._destination.put(key, data, content_type="application/jsonl")
+        except StorageRefusedError:
+            self._keeps = False
 
     def _read(self, item: Item, done: bytes | None, failed: Mapping[int, Failure]) -> Result:
         failure = failed.get(item.index)
@@ -133,13 +150,28 @@ class Results:
             return Result(item.index, item.key, UNFINISHED, fields=fields)
         try:
             key = self._plan.outputs(item.key, item.etag, item.fields).key("caption")
-            record = json.loads(self._destination.get(key).data)
+            record = read_record(self._destination, key)
         except (ItemError, ObjectMissingError):
-            reasons = ("missing",) if done is not None else ()
+            reasons = (MISSING,) if done is not None else ()
             return Result(item.index, item.key, "failed" if reasons else UNFINISHED, reasons, fields=fields)
-        except ValueError:
-            raise JobDamagedError(f"{self._destination.url}/{key} is damaged: delete it and retry the job") from None
+        except JobDamagedError as error:
+            return Result(item.index, item.key, "failed", (MISSING,), detail=str(error), fields=fields)
         return _of_record(item, record, fields)
+
+
+def _in_order(failures: Iterator[Failure]) -> Callable[[Sequence[Item]], dict[int, Failure]]:
+    """Return what gives the failures of a page of items, by index, when it is asked for one page after another."""
+    waiting = next(failures, None)
+
+    def of(items: Sequence[Item]) -> dict[int, Failure]:
+        nonlocal waiting
+        found = {}
+        while waiting is not None and waiting.index <= items[-1].index:
+            found[waiting.index] = waiting
+            waiting = next(failures, None)
+        return found
+
+    return of
 
 
 def _of_record(item: Item, record: Mapping[str, Any], fields: Mapping[str, Any]) -> Result:
@@ -154,13 +186,18 @@ def _of_record(item: Item, record: Mapping[str, Any], fields: Mapping[str, Any])
         captions=record.get("captions", {}),
         details=record.get("details", {}),
         outputs=own_outputs(item.key, record.get("outputs", {})),
-        size=(measures["width"], measures["height"]) if "width" in measures else None,
+        size=_size(measures),
         seconds={
             name: round(sum(spent for phase, spent in stages[name].get("seconds", {}).items() if phase != "wait"), 3)
             for name in STAGES
             if name in stages
         },
     )
+
+
+def _size(measures: Mapping[str, Any]) -> tuple[int, int] | None:
+    width, height = measures.get("width"), measures.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
 def forget_results(destination: Storage, job: str, indices: Iterable[int]) -> None:

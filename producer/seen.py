@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Self
 
-from shared.errors import UsageError
+from producer.temporary import in_temporary, open_temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 _FEW = 500
 """Keys asked for in one query."""
-BYTES = 50
-"""That a key takes on disk, with room for the next page; 43 were measured."""
 
 
 class Seen(AbstractContextManager["Seen"]):
-    """Keeps 16 bytes of hash a key, in a temporary file (`TMPDIR`) that goes with it: two keys of one hash are not met in a lifetime."""
+    """Keeps 16 bytes of hash a key, some 50 on disk: two keys of one hash are not met in a lifetime."""
 
     def __init__(self) -> None:
-        with _told():
-            self._open()
-
-    def _open(self) -> None:
-        # A database without a name: its file is unlinked as soon as it is opened, so that a killed process leaves none.
-        self._db = sqlite3.connect("", check_same_thread=False)
-        # Nothing of it is worth keeping after a crash.
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("PRAGMA synchronous = OFF")
-        self._db.execute("CREATE TABLE seen (key BLOB PRIMARY KEY, said BLOB) WITHOUT ROWID")
+        with in_temporary():
+            self._db = open_temporary()
+            self._db.execute("CREATE TABLE seen (key BLOB PRIMARY KEY, said BLOB) WITHOUT ROWID")
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
@@ -41,7 +31,7 @@ class Seen(AbstractContextManager["Seen"]):
 
     def add(self, rows: Sequence[tuple[str, str]]) -> list[str]:
         """Add keys, each with what is said of it, and tell of each whether it is `new`, the `same` as before, or now said `otherwise`. Raises `UsageError` when there is no room."""
-        with _told():
+        with in_temporary():
             return self._add([(_hash(key), _hash(said)) for key, said in rows])
 
     def _add(self, hashed: list[tuple[bytes, bytes]]) -> list[str]:
@@ -61,15 +51,6 @@ class Seen(AbstractContextManager["Seen"]):
                 verdicts.append("same" if known[key] == said else "otherwise")
         self._db.executemany("INSERT INTO seen VALUES (?, ?)", fresh)
         return verdicts
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        msg = f"no room for the keys that were seen ({error}): set TMPDIR to a folder with {BYTES} bytes a photo"
-        raise UsageError(msg) from None
 
 
 def _hash(text: str) -> bytes:

@@ -51,12 +51,19 @@ class Surroundings:
         return " · ".join(part for part in parts if part)
 
 
+def state_of(counts: Counts) -> str:
+    """Say in a word how a job is: `running`, `paused`, `cancelled`, `finished`; `unknown` when the broker has forgotten it."""
+    if counts.state != "running":
+        return counts.state
+    return "finished" if counts.finished else "running" if counts.known else "unknown"
+
+
 def status(summary: Summary, counts: Counts, around: Surroundings | None) -> dict[str, Any]:
-    """Return the JSON-able form of `vitrina status`; `around` is None when there is no broker to ask."""
+    """Return the JSON-able form of `vitrina status`; `around` is None when there is no broker to ask. What that has forgotten has ended: it has a summary."""
     left = counts.items - counts.done - counts.failed
-    known = counts.listed and not counts.finished and summary.images_per_second > 0
+    known = counts.listed and state_of(counts) == "running" and summary.images_per_second > 0
     form = summary.to_dict() | {
-        "state": counts.state,
+        "state": state_of(counts) if counts.known else "finished",
         "listed": counts.listed,
         "finished": counts.finished,
         "stages": dict(counts.stages),

@@ -59,5 +59,5 @@ def broker_errors() -> Iterator[None]:
     except redis.exceptions.OutOfMemoryError:
         raise BrokerError(FULL) from None
     except redis.exceptions.RedisError as error:
-        msg = f"the broker does not answer: start it, or check --broker ({error})"
+        msg = f"the broker does not answer: start one (`vitrina up` does, for one machine), or check --broker ({error})"
         raise BrokerError(msg) from None

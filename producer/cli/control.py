@@ -23,8 +23,10 @@ def register(app: typer.Typer) -> None:
         endpoint_url: str | None = EndpointOption,
     ) -> int:
         """Drop what is queued and list no further; photos that are being worked on finish."""
-        repairs.cancel(reopen(job, out, load_settings(broker=broker, endpoint_url=endpoint_url)))
-        err.print(f"cancelled; `vitrina retry {job} --reason cancelled` runs the rest after all", soft_wrap=True)
+        whole = repairs.cancel(reopen(job, out, load_settings(broker=broker, endpoint_url=endpoint_url)))
+        err.print(f"cancelled; `vitrina retry {job} --reason cancelled` runs after all what was listed", soft_wrap=True)
+        if not whole:
+            err.print("the source was not listed to its end: for the rest submit it again, finished photos are skipped")
         return 0
 
     @app.command(epilog="Example:  vitrina pause 20261123-142501-3f9a2c")
@@ -50,5 +52,6 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         """Go on with a paused job. One whose producer has ended goes on with submit --resume."""
         fed = repairs.resume(reopen(job, out, load_settings(broker=broker, endpoint_url=endpoint_url)))
-        err.print("going on" if fed else f"going on, but no producer feeds it: `vitrina submit --resume {job}`")
+        hint = "" if fed else f" with what is queued; `vitrina submit --resume {job}` feeds the rest"
+        err.print(f"going on{hint}", soft_wrap=True)
         return 0

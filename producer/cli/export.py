@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import sys
+import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path  # noqa: TC003 - typer reads the annotation when the program runs
 from typing import IO, TYPE_CHECKING
@@ -15,6 +18,7 @@ from producer.cli.common import BrokerOption, EndpointOption, err, load_settings
 from producer.cli.status import JobArgument, OutOption, reopen
 from producer.export import FEEDS, TABLES, Columns, FeedOptions, join, write_table
 from producer.results import UNFINISHED, Results
+from producer.tables import read_table
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +27,10 @@ if TYPE_CHECKING:
     from producer.results import Result
     from producer.session import Session
 
+APPROVABLE = ("done", "needs_review")
 OUTCOMES = ("done", "needs_review", "failed", UNFINISHED)
+STALE_SECONDS = 3600
+"""An unfinished file that nobody has written to for so long is nobody's."""
 TO_STDOUT = {"jsonl", "csv"}
 
 
@@ -36,6 +43,9 @@ def target(path: Path | None) -> Iterator[IO[bytes]]:
         return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):  # by one that was killed
+            if left.stat().st_mtime < time.time() - STALE_SECONDS:
+                left.unlink()
         with temporary.open("wb") as file:
             yield file
         os.replace(temporary, path)  # noqa: PTH105 - atomic
@@ -45,16 +55,26 @@ def target(path: Path | None) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
-def chosen(session: Session, only: set[str], unfinished: list[int]) -> Iterator[Result]:
-    """Yield the results whose outcome is wanted, and count the unfinished ones."""
+def read_keys(approved: Path) -> set[str]:
+    """Read which photos a person has approved. Raises `UsageError`."""
+    keys = {row.get("key") for _, row in read_table(approved)}
+    if not keys or not all(isinstance(key, str) and key for key in keys):
+        raise UsageError(f"{approved} names no keys in every row: save it from the report, or make a table with `key`")
+    return {str(key) for key in keys}
+
+
+def chosen(session: Session, only: set[str], approved: set[str] | None, passed: Counter[str]) -> Iterator[Result]:
+    """Yield the results whose outcome is wanted and, where a list is given, which are approved; count the others in `passed`."""
     for result in Results(session.job, session.destination, session.progress):
-        if result.outcome == UNFINISHED:
-            unfinished[0] += 1
-        if result.outcome in only:
+        if result.outcome not in only:
+            passed[result.outcome] += 1
+        elif approved is not None and result.key not in approved:
+            passed["not approved"] += 1
+        else:
             yield result
 
 
-def check(kind: str, only: str | None, to: Path | None, feed: Path | None) -> set[str]:
+def check(kind: str, only: str | None, to: Path | None, feed: Path | None, approved: Path | None) -> set[str]:
     """Return the outcomes that are wanted. Raises `UsageError` for options that do not go together."""
     if kind not in {*TABLES, *FEEDS}:
         raise UsageError(f"no format {kind!r}: choose {', '.join([*TABLES, *FEEDS])}")
@@ -64,7 +84,8 @@ def check(kind: str, only: str | None, to: Path | None, feed: Path | None) -> se
         raise UsageError(
             f"--feed FILE is the merchant's own feed: it goes with --format {' or '.join(FEEDS)}, and these need it"
         )
-    wanted = set((only or ("done" if kind in FEEDS else ",".join(OUTCOMES))).split(","))
+    usual = APPROVABLE if approved else ("done",) if kind in FEEDS else OUTCOMES
+    wanted = set(only.split(",") if only else usual)
     if unknown := wanted - set(OUTCOMES):
         raise UsageError(f"no outcome {', '.join(sorted(unknown))}: choose {', '.join(OUTCOMES)}")
     return wanted
@@ -85,6 +106,9 @@ def register(app: typer.Typer) -> None:
         only: str | None = typer.Option(
             None, help=f"Outcomes, with commas between: {', '.join(OUTCOMES)}. Feeds: done."
         ),
+        approved: Path | None = typer.Option(
+            None, help="A table of keys, such as the report's approved.csv: only these, doubtful ones as well."
+        ),
         feed: Path | None = typer.Option(None, help="The merchant's own feed, which gets our pictures and texts."),
         on: str = typer.Option("id", help="What the feed calls the manifest's id."),
         language: str = typer.Option("en", help="Of the texts in a feed."),
@@ -97,16 +121,16 @@ def register(app: typer.Typer) -> None:
         endpoint_url: str | None = EndpointOption,
     ) -> int:
         """Hand a job's results over: a table of all items, or the merchant's feed with our pictures and texts."""
-        wanted = check(kind, only, to, feed)
+        wanted = check(kind, only, to, feed, approved)
         session = reopen(job, out, load_settings(broker=broker, endpoint_url=endpoint_url))
         columns = Columns(session.job.recipe, base_url)
         if feed is not None and base_url is None:
             raise UsageError("a feed needs links: give --base-url, where the output storage is served")
-        unfinished = [0]
-        results = chosen(session, wanted, unfinished)
+        passed: Counter[str] = Counter()
+        results = chosen(session, wanted, read_keys(approved) if approved else None, passed)
+        rows = 0
         with target(to) as file:
             if feed is None:
-                rows = 0
 
                 def counted() -> Iterator[dict[str, object]]:
                     nonlocal rows
@@ -119,9 +143,16 @@ def register(app: typer.Typer) -> None:
             else:
                 options = FeedOptions(on, language, replace_texts, keep_pictures)
                 told = join(kind, feed, results, columns, options, file)
+                rows = told.joined
                 err.print(f"{told.joined} of {told.items} items of the feed joined", soft_wrap=True)
                 for why, number in told.left_out.items():
                     err.print(f"  left out: {number} ({why})", soft_wrap=True)
-        if unfinished[0]:
-            err.print(f"{unfinished[0]} items are not finished yet", soft_wrap=True)
-        return 0
+        if passed:
+            rest = ", ".join(f"{number} {outcome}" for outcome, number in passed.items())
+            err.print(f"not among them: {rest}", soft_wrap=True)
+        if not rows and feed is not None:
+            err.print(
+                f"nothing was joined: the manifest's `id`, or else the key, must be what the feed has as {on!r} (--on)",
+                soft_wrap=True,
+            )
+        return 1 if not rows and feed is not None else 0

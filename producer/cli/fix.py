@@ -34,7 +34,8 @@ def register(app: typer.Typer) -> None:
         chosen = check_stage(stage) if stage else None
         with Display(err) as display:
             items = repairs.retry(session, stage=chosen, reason=reason, review=review, tick=display.show)
-        err.print(f"{items} items run again" if items else "no such items: nothing to run again")
+        told = f"{items} item{'' if items == 1 else 's'} run again"
+        err.print(told if items else "no such items: nothing to run again")
         if as_json:
             print_json({"job": job, "items": items})
         return 0

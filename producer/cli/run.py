@@ -63,7 +63,12 @@ def run_job(session: Session, report: Path | None, look_after: Callable[[], None
             raise
     summary = session.finish(time.monotonic() - start, report)
     if not summary.items:
-        err.print(f"no photos at {session.job.source}: check the address", soft_wrap=True)
+        asked = {"include", "exclude", "modified_since"} & session.job.selection.keys()
+        hint = "asks for no photo" if asked else "holds no photos: check the address"
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(asked))
+        err.print(
+            f"{options} {hint} of {session.job.source}" if asked else f"{session.job.source} {hint}", soft_wrap=True
+        )
     tell_failures(session, summary)
     return summary
 

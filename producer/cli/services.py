@@ -91,14 +91,14 @@ def register(app: typer.Typer) -> None:
         ):
             open_bucket(stack.settings)
             broker = stack.settings.broker.get_secret_value()
-            err.print(f"broker    {broker}\nS3        {stack.settings.endpoint_url}  (bucket {BUCKET})")
+            err.print(f"broker    {broker}\nS3        {stack.settings.endpoint_url}  (bucket {BUCKET})", soft_wrap=True)
             err.print(f"Flower    {stack.flower_url}\nlogs      {folder}/logs\nCtrl-C stops everything", soft_wrap=True)
             keys = (
                 "VITRINA_ACCESS_KEY_ID=vitrina VITRINA_SECRET_ACCESS_KEY=vitrina"  # the embedded server's, on loopback
             )
             err.print(
-                f"try: {keys} vitrina run PHOTOS --out s3://{BUCKET}/catalogue --broker {broker}"
-                f" --endpoint-url {stack.settings.endpoint_url}",
+                f"\nin another terminal:\nexport VITRINA_BROKER={broker} VITRINA_ENDPOINT_URL={stack.settings.endpoint_url} {keys}\n"
+                f"vitrina run PHOTOS --out s3://{BUCKET}/catalogue",
                 soft_wrap=True,
             )
             wait_for_the_end(stack.look_after)

@@ -24,11 +24,11 @@ from producer.follow import Display, Summary
 from producer.inputs import address
 from producer.rebuild import counted
 from producer.session import Session, may_know
-from producer.status import Surroundings
+from producer.status import Surroundings, state_of
 from producer.status import status as full_status
 from shared.connection import connect
 from shared.errors import JobNotFoundError, UsageError, VitrinaError
-from shared.jobs import Job, list_jobs, load_summary
+from shared.jobs import Job, list_jobs, load_summary, new_job_id
 from shared.progress import NoProgress, Progress, known_jobs
 from shared.storage import open_storage
 
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from shared.settings import Settings
+
+MAX_WIDTH = 1000
+"""Columns of a table that no terminal shows."""
 
 JobArgument = typer.Argument(help="The job's id.")
 OutOption = typer.Option(None, "--out", help="Where the job's records are; known from the broker.")
@@ -66,9 +69,9 @@ def tell_status(session: Session, *, watch: bool, as_json: bool) -> int:
         print_json(full_status(summary, counts, around) | ended)
     else:
         stages = ", ".join(f"{stage} {number}" for stage, number in counts.stages.items()) if known else ""
-        told = f"{summary.done} of {summary.items} done, {summary.failed} failed"
-        state = "" if counts.state == "running" else f"{counts.state}: "
-        typer.echo(state + (f"{told}; {stages}" if stages else told))
+        told = f"{summary.done} of {summary.items} done ({summary.needs_review} to review), {summary.failed} failed"
+        state = state_of(counts) if known else "finished"
+        typer.echo(f"{state}: {told}; {stages}" if stages else f"{state}: {told}")
         if around:
             typer.echo(around.line())
     return 1 if summary.failed else 0
@@ -79,7 +82,7 @@ def tell_stored(session: Session, *, as_json: bool) -> int:
     counts = counted(session.job, session.destination)
     summary = Summary.of(session.job.id, counts, max(0.0, time.time() - session.job.created))
     if as_json:
-        print_json(full_status(summary, counts, None))
+        print_json(full_status(summary, counts, None) | {"state": "finished" if counts.finished else "unknown"})
     else:
         stages = ", ".join(f"{stage} {number}" for stage, number in counts.stages.items())
         listed = "" if counts.listed else "; the source was not listed to its end"
@@ -109,13 +112,29 @@ def rows(out: str | None, settings: Settings) -> Iterator[dict[str, Any]]:
             ends = {"source": f"its records are gone: `vitrina purge {name}`", "out": destination.url}
         except VitrinaError as error:  # one that cannot be read hides no other
             ends = {"source": str(error), "out": destination.url}
-        finished = saved is not None or counts.finished
-        state: str = counts.state if counts.state != "running" else "finished" if finished else "running"
-        if not finished and not counts.known:
-            state = "unknown"  # neither sealed nor in the broker: `submit --resume` goes on
+        # Neither sealed nor in the broker, it is unknown: `submit --resume` goes on.
+        state = "finished" if saved is not None and counts.state == "running" else state_of(counts)
         told: dict[str, Any] = saved or asdict(counts)
         kept = {key: told[key] for key in ("items", "done", "needs_review", "failed")}
         yield {"job": name, "state": state, **kept, **ends}
+
+
+def show(found: Iterator[dict[str, Any]]) -> None:
+    """Print a table of jobs."""
+    table = Table(box=None)
+    table.add_column("job", no_wrap=True, min_width=len(new_job_id()))  # it is copied from here
+    for name in ("state", "items", "done", "review", "failed", "source"):
+        table.add_column(name, overflow="fold")
+    for row in found:
+        numbers = (str(row[key]) for key in ("items", "done", "needs_review", "failed"))
+        table.add_row(row["job"], row["state"], *numbers, row["source"])
+    if not table.row_count:
+        err.print("no jobs")
+        return
+    console = PlainConsole()
+    if not console.is_terminal:
+        console.width = MAX_WIDTH
+    console.print(table)
 
 
 def register(app: typer.Typer) -> None:
@@ -153,18 +172,12 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         """List jobs, the newest first."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url)
-        table = Table("job", "state", "items", "done", "review", "failed", "source", box=None)
-        for row in rows(out, settings):
-            if as_json:
+        found = rows(out, settings)
+        if as_json:
+            for row in found:
                 print_json(row)
-            else:
-                numbers = (str(row[key]) for key in ("items", "done", "needs_review", "failed"))
-                table.add_row(row["job"], row["state"], *numbers, row["source"])
-        if not as_json:
-            if table.row_count:
-                PlainConsole().print(table)
-            else:
-                err.print("no jobs")
+        else:
+            show(found)
         return 0
 
     @app.command(epilog="Example:  vitrina report 20261123-142501-3f9a2c --to report.html")

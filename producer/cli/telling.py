@@ -24,17 +24,18 @@ def tell_failures(session: Session, summary: Summary) -> None:
             break
     for reason, number in reasons.items():
         example = examples[reason]
-        more = f" and {number - 1} more" if number > 1 else ""
-        err.print(f"  {reason}: {example.key}{more}: {example.detail}", soft_wrap=True, markup=False)
+        many = f"{number} photos, such as " if number > 1 else ""
+        err.print(f"  {reason}: {many}{example.key}: {example.detail}", soft_wrap=True)
 
 
 def tell(summary: Summary, *, as_json: bool) -> int:
     """Print how a job went and return the exit status."""
+    rate = f", {summary.images_per_second:.2f} images/s" if summary.images_per_second else ""
     line = (
         f"{summary.done} of {summary.items} done ({summary.needs_review} to review, {summary.skipped} skipped), "
-        f"{summary.failed} failed, {summary.seconds:.1f} s, {summary.images_per_second:.2f} images/s"
+        f"{summary.failed} failed, {summary.seconds:.1f} s{rate}"
     )
-    err.print(line)
+    err.print(line, soft_wrap=True)
     if summary.report:
         err.print(f"report: {summary.report}", soft_wrap=True)
     if as_json:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
-import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -13,6 +11,7 @@ from xml.dom import minidom, pulldom
 from xml.parsers import expat
 from xml.sax import SAXException, saxutils
 
+from producer.temporary import in_temporary, open_temporary
 from shared.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,19 +60,19 @@ class Feed:
 
 
 class Index(AbstractContextManager["Index"]):
-    """Our results by id, in a temporary file: memory stays flat."""
+    """Our results by id: memory stays flat."""
 
     def __init__(self, results: Iterator[Result]) -> None:
-        self._file = tempfile.NamedTemporaryFile(prefix="vitrina-feed-", suffix=".db")  # noqa: SIM115 - closed on exit
-        self._db = sqlite3.connect(self._file.name)
-        self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("CREATE TABLE results (id TEXT PRIMARY KEY, said TEXT, taken INTEGER DEFAULT 0) WITHOUT ROWID")
-        rows = ((str(result.fields.get("id") or result.key), json.dumps(result.to_dict())) for result in results)
-        self._db.executemany("INSERT OR IGNORE INTO results (id, said) VALUES (?, ?)", rows)
+        with in_temporary():
+            self._db = open_temporary()
+            self._db.execute(
+                "CREATE TABLE results (id TEXT PRIMARY KEY, said TEXT, taken INTEGER DEFAULT 0) WITHOUT ROWID"
+            )
+            rows = ((str(result.fields.get("id") or result.key), json.dumps(result.to_dict())) for result in results)
+            self._db.executemany("INSERT OR IGNORE INTO results (id, said) VALUES (?, ?)", rows)
 
     def __exit__(self, *_: object) -> None:
         self._db.close()
-        self._file.close()
 
     def __enter__(self) -> Self:
         return self

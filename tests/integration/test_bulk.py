@@ -130,7 +130,8 @@ def test_failed_items_run_again_and_no_others(catalogue: Catalogue) -> None:
     assert follow(session) == (3, 1, 2)
     session.finish(1.0, None)
     catalogue.add("cut.jpg", "a whole photo")
-    assert repairs.retry(session, reason="no such reason") == 0
+    with pytest.raises(UsageError, match=r"'unreadible': choose .*unreadable"):
+        repairs.retry(session, reason="unreadible")
     assert load_summary(session.destination, session.job.id) is not None
     assert repairs.retry(session, reason="unreadable") == 1
     assert load_summary(session.destination, session.job.id) is None

@@ -239,7 +239,11 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(
         (["demo", "{tmp}/photos", "--to", "{tmp}/file"], 1, ["file", "check the path"]),
         (["frobnicate"], 2, ["frobnicate"]),
         (["run", "~nobody-of-that-name/x", "--out", "{tmp}/out"], 2, ["~nobody-of-that-name", "write the path out"]),
-        (["run", "{tmp}/photos", "--out", "{tmp}/out", "--window", "-5"], 2, ["--window", "greater than or equal to 1"]),
+        (
+            ["run", "{tmp}/photos", "--out", "{tmp}/out", "--window", "-5"],
+            2,
+            ["--window", "greater than or equal to 1"],
+        ),
         (["run", "{tmp}/photos", "--out", "{tmp}/out", "--recipe", "{tmp}/empty.yaml"], 2, ["empty.yaml is empty"]),
         (["run", "{tmp}/photos", "--out", "{tmp}/out", "--recipe", "{tmp}/nul.yaml"], 2, ["background.image"]),
         (["jobs", "--broker", "redis://127.0.0.1:{port}/0?foo=1"], 2, ["not a broker address"]),

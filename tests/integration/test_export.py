@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
@@ -13,14 +15,16 @@ from typer.testing import CliRunner
 
 from producer.cli import app as command_line
 from producer.follow import Summary
+from producer.repairs import retry
 from producer.results import Result, Results
 from producer.sealing import seal
 from producer.selection import Selection
 from producer.session import Session, create_job
-from shared.errors import UsageError, VitrinaError
-from shared.progress import NoProgress
+from shared.errors import StorageRefusedError, UsageError, VitrinaError
+from shared.progress import NoProgress, Progress
 from shared.recipe import Recipe
 from shared.storage import open_storage
+from shared.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,6 +102,92 @@ def test_an_unfinished_page_is_not_kept(catalogue: Catalogue) -> None:
     session.feed()
     session.follow()
     assert [result.outcome for result in Results(session.job, destination, session.progress)] == ["done"]
+
+
+def test_a_damaged_record_is_one_item_that_is_missing(made: Session, tmp_path: Path) -> None:
+    """Cut short, or of another shape: table and report say so and go on, and a retry of the doubtful makes it anew."""
+    good, doubtful, _ = Results(made.job, made.destination, made.progress)
+    shutil.rmtree(tmp_path / "out" / "jobs" / made.job.id / "results")
+    for key, record in (
+        (good.outputs["caption"], b'{"outcome": "done", "stages": []}'),
+        (doubtful.outputs["caption"], b"[]"),
+    ):
+        made.destination.put(key, record)
+    made.destination.put(good.outputs["cutout"], b"\x89PNG\r\n\x1a\n cut short")
+    rows = [json.loads(line) for line in export(made).splitlines()]
+    assert [(row["outcome"], row["reasons"]) for row in rows[:2]] == [("failed", "missing")] * 2
+    assert "is damaged" in rows[0]["detail"]
+    made.report(made.summary(made.progress.counts()), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text().count("File gone") >= 2
+    assert retry(made, review=True) == 1
+    made.follow()
+    outcomes = [result.outcome for result in Results(made.job, made.destination, made.progress)]
+    assert outcomes == ["failed", "needs_review", "failed"]
+
+
+def test_who_may_only_read_the_catalogue_can_export_it(made: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeping pages for the next time is a help, not a need."""
+
+    def put(*_: object, **__: object) -> bool:
+        raise StorageRefusedError("read only")
+
+    with monkeypatch.context() as readonly:
+        readonly.setattr(LocalStorage, "put", put)
+        assert len(list(Results(made.job, made.destination, made.progress))) == 3
+    assert not list(made.destination.list(f"jobs/{made.job.id}/results/"))
+
+
+def test_rows_that_are_taken_back_while_they_are_read_are_not_kept(made: Session) -> None:
+    """A retry that begins meanwhile: the next table tells what comes of it."""
+
+    class Interrupted(Progress):
+        """Somebody retries right after the outcome of a page was looked up."""
+
+        def done_of(self, first: int, count: int) -> bytes:
+            found = super().done_of(first, count)
+            self.forget([0])
+            return found
+
+    interrupted = Interrupted(made.client, made.job.id)
+    assert next(row.outcome for row in Results(made.job, made.destination, interrupted)) == "done"
+    assert next(row.outcome for row in Results(made.job, made.destination, made.progress)) == "unfinished"
+
+
+def test_what_a_person_approved_is_handed_over(made: Session, tmp_path: Path) -> None:
+    """The doubtful as well, and nothing else; of a table that is none nothing is."""
+    approved = tmp_path / "approved.csv"
+    approved.write_text("key,id\nunsure.jpg,18\n")
+    (row,) = map(json.loads, export(made, "--approved", str(approved)).splitlines())
+    assert row["key"] == "unsure.jpg"
+    root = joined(made, tmp_path, GOOGLE.replace("99", "18"), "google-xml", "--approved", str(approved))
+    assert [item.findtext(f"{G}image_link", "")[:24] for item in root.iter("item")] == [
+        "https://old.example/1.jp",
+        "https://cdn.shop.example",
+    ]
+    approved.write_text("sku\n18\n")
+    with pytest.raises(UsageError, match="`key`"):
+        export(made, "--approved", str(approved))
+
+
+def test_a_feed_that_gets_nothing_is_a_failure_that_says_why(made: Session, tmp_path: Path) -> None:
+    """Which ids do not meet, and how many items were left aside for what they are."""
+    (tmp_path / "merchant.xml").write_text(GOOGLE.replace("17", "SKU-17"))
+    given = ["--format", "google-xml", "--feed", str(tmp_path / "merchant.xml"), "--to", str(tmp_path / "feed.xml")]
+    address = ["--base-url", "https://cdn.shop.example", "--broker", made.settings.broker.get_secret_value()]
+    done = CliRunner().invoke(command_line, ["export", made.job.id, *given, *address], standalone_mode=False)
+    assert done.return_value == 1
+    assert "0 of 2 items" in done.stderr
+    assert "not among them: 1 needs_review, 1 failed" in done.stderr
+    assert "the manifest's `id`" in done.stderr
+
+
+def test_what_a_killed_export_left_goes_with_the_next(made: Session, tmp_path: Path) -> None:
+    """Unless somebody is still writing it."""
+    for name in ("dead", "alive"):
+        (tmp_path / f".items.jsonl.{name}.part").touch()
+    os.utime(tmp_path / ".items.jsonl.dead.part", (1e9, 1e9))
+    export(made, "--to", str(tmp_path / "items.jsonl"))
+    assert [path.name for path in tmp_path.glob(".items*")] == [".items.jsonl.alive.part"]
 
 
 def test_every_table_says_the_same(made: Session, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from producer.submit import Submitter
 from shared.broker import make_app
 from shared.errors import BrokerError, JobNotFoundError, UsageError
 from shared.jobs import list_jobs, save_summary
+from shared.keys import STAGES
 from shared.messages import Photo
 from shared.recipe import Recipe
 from shared.settings import Settings
@@ -59,7 +60,7 @@ def test_the_usual_broker_is_asked_before_a_job_is_changed(tmp_path: Path, broke
     with pytest.raises(UsageError, match=r"going on: `vitrina cancel"):
         repairs.purge(session)
     assert repairs.pause(session) == 1
-    assert not repairs.resume(session)
+    assert repairs.resume(session)
     repairs.cancel(session)
     assert made.progress.counts().state == "cancelled"
 
@@ -113,3 +114,49 @@ def test_a_log_that_cannot_be_written_leaves_a_job_that_can_go_on(
     given = [str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--broker", broker.url]
     with pytest.raises(UsageError, match=r"cannot write the log .*`vitrina submit --resume 2"):
         vitrina(["submit", "--detach", *given], standalone_mode=False)
+
+
+def test_the_ids_of_jobs_can_be_copied_from_any_terminal(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However narrow; what is read by a program has a line a job."""
+    folder = tmp_path / ("a folder with a long name " * 8)
+    folder.mkdir()
+    made = begun(folder, Settings(broker=SecretStr(broker.url)))
+    given = ["--out", made.destination.url, "--broker", broker.url]
+    assert vitrina(["jobs", *given], standalone_mode=False) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if made.job.id in line)
+    assert line.rstrip().endswith(made.source.url)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setenv("COLUMNS", "60")
+    assert vitrina(["jobs", *given], standalone_mode=False) == 0
+    assert made.job.id in capsys.readouterr().out
+
+
+def test_every_command_calls_a_jobs_state_the_same(
+    tmp_path: Path, broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From running over paused and cancelled; what has no future has no time of arrival."""
+    made = begun(tmp_path, Settings(broker=SecretStr(broker.url)))
+    given = ["--broker", broker.url, "--json"]
+
+    def told() -> set[str]:
+        vitrina(["status", made.job.id, *given], standalone_mode=False)
+        status = json.loads(capsys.readouterr().out)
+        assert status["eta_seconds"] is None
+        vitrina(["jobs", *given], standalone_mode=False)
+        rows = map(json.loads, capsys.readouterr().out.splitlines())
+        return {status["state"], *(row["state"] for row in rows if row["job"] == made.job.id)}
+
+    assert told() == {"running"}
+    repairs.pause(made)
+    assert told() == {"paused"}
+    assert repairs.resume(made)  # all of it is queued
+    assert repairs.cancel(made)
+    assert told() == {"cancelled"}
+    made.progress.set_state("running")
+    for stage in STAGES:
+        made.progress.finish(stage, 0, ran=True, review=True)
+    assert told() == {"finished"}
+    vitrina(["status", made.job.id, "--broker", broker.url], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("finished: 1 of 1 done (1 to review), 0 failed")

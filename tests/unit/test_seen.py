@@ -34,7 +34,7 @@ def test_a_disk_without_room_is_told_with_what_to_do() -> None:
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))\n{_SCRIPT}"
     process = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True, check=False)
     assert "filled" not in process.stdout
-    assert "UsageError: no room for the keys" in process.stderr
+    assert "UsageError: no room for temporary tables" in process.stderr
     assert "set TMPDIR" in process.stderr
 
 
