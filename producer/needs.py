@@ -85,19 +85,22 @@ def _source(lacking: list[str]) -> str:
 def _look_at(weights: str, settings: Settings) -> list[Finding]:
     name = f"model {weights}"
     try:
-        locate(weights, settings.models_dir)
-        findings = [Finding(name, True, "on disk")]
-    except VitrinaError as error:
-        findings = [Finding(name, False, str(error))]
-    try:
         model = known(weights)
+        about = f" ({_size(model.size)}, about {_size(model.memory)} of memory, {model.licence})"
     except UsageError:  # a folder of the user's own
-        return findings
-    if model.commercial is False:
+        model, about = None, ""
+    try:
+        locate(weights, settings.models_dir)
+        findings = [Finding(name, True, f"on disk{about}")]
+    except VitrinaError as error:
+        findings = [Finding(name, False, f"{error}{about}")]
+    if model and model.commercial is False:
         findings.append(Finding(name, None, f"not for commercial use ({model.licence})"))
-    elif model.commercial is None:
-        findings.append(Finding(name, None, f"licence {model.licence}"))
     return findings
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB" if size else "?"  # noqa: PLR2004 - the unit that reads best
 
 
 def _memory(recipe: Recipe, settings: Settings) -> list[Finding]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from shared.errors import KeyRefusedError, UsageError
 from shared.keys import check_source_key
-from shared.wording import place, sentence
+from shared.wording import causes, place, sentence
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
 Coordinate = Annotated[float, Field(ge=0, le=100_000)]
@@ -54,5 +54,5 @@ class ItemFields(BaseModel):
         try:
             return cls.model_validate(given).model_dump(mode="json", exclude_none=True)
         except ValidationError as error:
-            wrong = "; ".join(sentence(place(e["loc"]), e) for e in error.errors())
+            wrong = "; ".join(sentence(place(e["loc"]), e) for e in causes(error.errors()))
             raise UsageError(wrong) from None

@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 PATTERNS: Mapping[str, str] = {
     r"^#[0-9a-fA-F]{6}$": 'a colour such as "#ffffff"',
@@ -41,6 +41,16 @@ _KINDS = {
 }
 SHOWN = 60
 """Characters of a wrong value in the message: one terminal line."""
+
+
+def causes(errors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Leave out what only follows from another error: of a list with a wrong entry the checker says that it is too short as well."""
+    return [
+        error
+        for error in errors
+        if error["type"] != "too_short"
+        or not any(other["loc"][: len(error["loc"])] == error["loc"] for other in errors if other is not error)
+    ]
 
 
 def sentence(path: str, error: Mapping[str, Any]) -> str:

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+MAX_WIDTH = 1000
+"""Columns where there is no terminal."""
+
+
 class PlainConsole(Console):
     """Shows text as it is: a name with brackets in it is no markup, and one with control characters steers no terminal."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal:
+            self.width = MAX_WIDTH  # no line of a log, and no cell of a table, is cut or broken
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Make a string, or a table's cell, printable."""

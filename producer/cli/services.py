@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from shared.settings import Settings
 
 BUCKET = "vitrina"
+STARTER = "these are the starter models, small enough for any CPU: what they are not sure of is left to review. `vitrina models list` names the large ones"
 DEMO = Path("vitrina-demo")
 """Where demos end, unless told otherwise."""
 
@@ -137,6 +138,7 @@ def register(app: typer.Typer) -> None:
             collector.write(folder / "report.html", summary, limit=REPORT_ITEMS)
             status = tell(replace(summary, report=str(folder / "report.html")), as_json=False)
             err.print(f"outputs: {folder / 'catalogue'}{beside}", soft_wrap=True)
+            err.print(STARTER, soft_wrap=True)
             if err.is_terminal:
                 err.print(f"Flower: {stack.flower_url} until Ctrl-C")
                 wait_for_the_end(stack.look_after)

@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 
     from shared.settings import Settings
 
-MAX_WIDTH = 1000
-"""Columns of a table that no terminal shows."""
-
 JobArgument = typer.Argument(help="The job's id.")
 OutOption = typer.Option(None, "--out", help="Where the job's records are; known from the broker.")
 
@@ -131,10 +128,7 @@ def show(found: Iterator[dict[str, Any]]) -> None:
     if not table.row_count:
         err.print("no jobs")
         return
-    console = PlainConsole()
-    if not console.is_terminal:
-        console.width = MAX_WIDTH
-    console.print(table)
+    PlainConsole().print(table)
 
 
 def register(app: typer.Typer) -> None:

@@ -60,7 +60,8 @@ class HubModel(Model):
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             whole, commit = False, ""
         if not whole:
-            msg = f"model {self.name} is not whole at {folder}: run `vitrina models fetch {self.name}`"
+            state = f"is not whole at {folder}" if folder.exists() else "is missing"
+            msg = f"model {self.name} {state}: run `vitrina models fetch {self.name}`"
             raise ModelMissingError(msg)
         if _is_commit(self.revision) and commit != self.revision:
             msg = f"model {self.name} at {folder} is of another revision: run `vitrina models fetch {self.name}`"

@@ -90,7 +90,7 @@ def checked(name: str, path: Path, sha256: str) -> Path:
         status = path.stat()
         found = digest(path, status.st_size, status.st_mtime_ns)
     except FileNotFoundError:
-        raise ModelMissingError(f"model {name} is not at {path}: run `vitrina models fetch {name}`") from None
+        raise ModelMissingError(f"model {name} is missing ({path}): run `vitrina models fetch {name}`") from None
     except OSError as error:
         raise ModelMissingError(f"cannot read {path}: {error.strerror}: set VITRINA_MODELS_DIR") from None
     if found != sha256:

@@ -91,7 +91,7 @@ def test_jsonl_says_the_same(tmp_path: Path) -> None:
         ('key,box\na.jpg,"[9, 9, 1, 1]"\n', "line 2: box must be left, top, right, bottom"),
         ("key,seed\na.jpg,-1\n", "line 2: seed must be at least 0, not"),
         ('key,box\na.jpg,"[1, 2, 3]"\n', "line 2: box[4] is missing"),
-        ('key,points\na.jpg,"[[1, 2, 3]]"\n', "line 2: points[1][3] must be at most 1, not 3"),
+        ('key,points\na.jpg,"[[1, 2, 3]]"\n', "line 2: points[1][3] must be at most 1, not 3. Nothing"),
         ("key,mask\na.jpg,/etc/passwd\n", "line 2: mask: the key is absolute"),
         ('key\n"a.jpg', "not valid CSV"),
         (b"key,title\na.jpg,\xe9t\xe9\n", "not UTF-8"),
