@@ -74,7 +74,7 @@ def test_a_container_is_contained(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["pids_limit"]
     assert service["mem_limit"]
-    assert re.fullmatch(r"/tmp:size=\d+[mg],mode=1777", service["tmpfs"][0])  # noqa: S108 - of a container
+    assert re.fullmatch(r"/tmp:size=(\d+[mg]|\$\{PRODUCER_TMP:-256m\}),mode=1777", service["tmpfs"][0])  # noqa: S108 - of a container
     assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "devices", "container_name"} & set(service)
 
 

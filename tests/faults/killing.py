@@ -44,7 +44,8 @@ def pictures(storage: Storage) -> dict[str, str]:
 
 def kills(folder: Path, *, items: int = 5000, kills: int = 200, seconds: float = 600) -> Outcome:
     """SIGKILL random workers at random moments while real stages work; outputs are byte for byte those of a calm run."""
-    with Lab(folder, each=2, app="workers.app") as lab:
+    # The window keeps items to come until the last kill is due, however slowly this process gets on.
+    with Lab(folder, each=2, app="workers.app", window=min(400, items // 8)) as lab:
         lab.draw(items)
         session = lab.session()
         recoveries = Recoveries(lab.client)
