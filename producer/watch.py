@@ -151,6 +151,8 @@ class Watch:
         self._marks: list[tuple[float, int]] = []
         # When a look began that found something, and how many items there were: a later look finds none again from before its oldest mark.
         self._opened: _Opened | None = None
+        self.counts: Counts | None = None
+        """How far the job was at the last look."""
 
     @property
     def job(self) -> str:
@@ -193,7 +195,8 @@ class Watch:
         marks = [mark for mark in self._marks if mark[0] >= began - 2 * OVERLAP]
         self._marks = [*marks, (began, before)] if number else marks
         self._save(opened)
-        opened.reconciler.look(opened.session.progress.counts())
+        self.counts = opened.session.progress.counts()
+        opened.reconciler.look(self.counts)
         return number
 
     def _open(self) -> _Opened:

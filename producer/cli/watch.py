@@ -54,8 +54,11 @@ def register(app: typer.Typer) -> None:
         try:
             with Watch(*ends, chosen, selection, settings, arrivals=arrivals, priority=priority) as watching:
                 typer.echo(watching.job)
+                told = ""
                 while True:
                     _look(watching)
+                    if (news := _ended(watching)) != told:
+                        log.info(told := news, extra={"action": "watch", "job": watching.job})
                     if not events:
                         time.sleep(every)
         except JobCancelledError as error:
@@ -63,6 +66,14 @@ def register(app: typer.Typer) -> None:
         except KeyboardInterrupt:
             err.print("stopped; the same command goes on", soft_wrap=True)
         return 0
+
+
+def _ended(watching: Watch) -> str:
+    """Say what has become of the photos so far; nothing while nothing has."""
+    counts = watching.counts
+    if counts is None or not counts.done + counts.failed:
+        return ""
+    return f"{counts.done} of {counts.items} done ({counts.needs_review} to review), {counts.failed} failed"
 
 
 def _look(watching: Watch) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from made_jobs import wait_until
 from pydantic import SecretStr
 
 from producer import repairs
@@ -183,18 +184,25 @@ def test_one_process_watches_for_a_job(catalogue: Catalogue) -> None:
             session.feed()
 
 
-def test_the_command_runs_until_it_is_stopped(catalogue: Catalogue) -> None:
-    """A photo that lands in the folder is made; SIGTERM is a usual end."""
+def test_the_command_runs_until_it_is_stopped(catalogue: Catalogue, tmp_path: Path) -> None:
+    """A photo that lands in the folder is made, and that it was is told; SIGTERM is a usual end."""
     command = [sys.executable, "-m", "producer.cli", "watch", str(catalogue.photos), "--out", str(catalogue.out)]
-    process = subprocess.Popen(
-        [*command, "--every", "0.2"], env=os.environ | env_for(catalogue.settings), stdout=subprocess.PIPE, text=True
-    )
+    log = tmp_path / "watch.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*command, "--every", "0.2"],
+            env=os.environ | env_for(catalogue.settings),
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+        )
     try:
         assert process.stdout
         job = process.stdout.readline().strip()
         session = Session.reopen(job, None, catalogue.settings)
         catalogue.add("a.jpg", "photo")
         wait_until_done(session, 1)
+        wait_until(lambda: "1 of 1 done (0 to review), 0 failed" in log.read_text())
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert not session.fed()
