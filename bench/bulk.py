@@ -150,6 +150,7 @@ def run_job(settings: Settings, keys: int, folder: Path) -> tuple[float, Watch, 
         def count(counts: object) -> None:
             watch.sent = counts.done + counts.failed  # type: ignore[attr-defined] # the job's counts
 
+        progress.begin(job.destination)
         Submitter(app, progress, job, destination, window=settings.window, tick=count).feed(
             list_photos(source, destination)
         )

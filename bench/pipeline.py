@@ -62,6 +62,7 @@ def pipeline(settings: Settings, source: Storage, destination: Storage) -> float
         start = time.perf_counter()
         job = create_job(source, destination, RECIPE)
         progress = Progress(client, job.id)
+        progress.begin(job.destination)
         Submitter(app, progress, job, destination, window=settings.window).feed(list_photos(source, destination))
         counts = follow(progress, lambda _: None)
         seconds = time.perf_counter() - start

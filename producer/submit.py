@@ -33,7 +33,7 @@ POLL_SECONDS = 0.2
 
 
 class Submitter:
-    """Feeds one job. Holds one page of items in memory, and keeps at most `window` unfinished images in the queues.
+    """Feeds one job that the broker knows. Holds one page of items in memory, and keeps at most `window` unfinished images in the queues.
 
     Every method raises `BrokerError`, `StorageError`, and `LeaseLostError` when another producer has taken the job over.
     """
@@ -56,8 +56,6 @@ class Submitter:
         self._window = window
         self._lease = lease
         self._tick = tick
-        if progress.destination() is None:
-            progress.begin(job.destination)
         self.items = ItemList.open(destination, job.id)
         self._publisher = Publisher(app, priority=job.priority)
         self._counts = counts = progress.counts()
@@ -101,9 +99,12 @@ class Submitter:
         """Queue of the same as much as the window has room for now."""
         self._look()
         for past, waiting in self._unsent():
-            room = len(waiting) if self.cancelled else 0 if self._state == "paused" else self._window - self._unfinished
-            self.send(waiting[: max(0, room)])
-            if room < len(waiting):
+            self._meanwhile()
+            left = waiting
+            while left and (room := self._room()) > 0:
+                self.send(left[:room])
+                left = left[room:]
+            if left:
                 return
             self._passed(past)
 
@@ -152,16 +153,22 @@ class Submitter:
             if self._state == "cancelled":
                 self._cancel(items[position:])
                 return
-            room = self._window - self._unfinished
-            if room <= 0 or self._state == "paused":
+            room = self._room()
+            if room <= 0:
                 self._wait()
                 continue
-            batch = items[position : position + min(room, BATCH)]
+            batch = items[position : position + room]
             self._publisher.publish([item for item in batch if self._accepted(item)], self._meanwhile)
             self._sent += len(batch)
             self._unfinished += len(batch)
             position += len(batch)
             self._mark_sent(batch[-1].index + 1)
+
+    def _room(self) -> int:
+        """Return how many items may be queued before the state is looked at again."""
+        if self.cancelled:
+            return BATCH
+        return 0 if self._state == "paused" else min(BATCH, self._window - self._unfinished)
 
     def _wait(self) -> None:
         self._look()

@@ -337,6 +337,7 @@ def test_a_producer_does_not_wait_for_ever(
             else:
                 own.stop()
 
+        progress.begin(job.destination)
         submitter = Submitter(app, progress, job, destination, window=2, tick=tick)
         with pytest.raises(BrokerError, match=f"{words}.*run the same command again"):
             submitter.feed(list_photos(source, destination))

@@ -48,6 +48,7 @@ def begun(folder: Path, settings: Settings) -> Session:
     source, destination = open_storage(str(folder / "photos"), settings), open_storage(str(folder / "out"), settings)
     session = Session(create_job(source, destination, Recipe()), source, destination, settings)
     app = make_app(settings)
+    session.progress.begin(session.job.destination)
     Submitter(app, session.progress, session.job, destination, window=5).feed([Photo("a.jpg", "etag")])
     app.close()
     return session
