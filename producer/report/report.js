@@ -100,7 +100,6 @@
       const image = $("img", box);
       image.src = picture.src;
       image.alt = picture.alt;
-      image.classList.toggle("clear", from.closest(".cutout, .image") !== null);
       $("p", box).textContent = `${$("h3", card).textContent} · ${from.dataset.label}`;
       const link = $("a", box);
       link.hidden = !from.href;

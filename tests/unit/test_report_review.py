@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import re
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
+from producer.cli.export import read_keys
 from producer.manifest import Manifest
 from producer.report import Card, Summary, write_report
 from producer.report.facts import evidence_of, facts_of
@@ -144,7 +147,12 @@ def _after_clicks(folder: Path, page: str, clicks: str) -> str:
     (folder / "clicked.html").write_text(page.replace("</body>", f"<script>{clicks}</script></body>"), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     options += ["--disable-component-update", "--disable-sync", f"--user-data-dir={folder / 'profile'}"]
-    options += ["--virtual-time-budget=2000", "--dump-dom", (folder / "clicked.html").as_uri()]
+    options += [
+        "--window-size=1500,1000",
+        "--virtual-time-budget=2000",
+        "--dump-dom",
+        (folder / "clicked.html").as_uri(),
+    ]
     done = subprocess.run([browser, *options], capture_output=True, text=True, timeout=60, check=True)
     return done.stdout
 
@@ -176,3 +184,31 @@ def test_what_a_reviewer_rejects_becomes_a_manifest(tmp_path: Path) -> None:
     assert (rows[0]["id"], rows[0]["title"], rows[0]["points"]) == ("=7+1", 'Чашка, "синяя"', "[[5,6,1]]")
     assert {"box", "mask"} <= rows[0].keys()
     assert "mask_etag" not in rows[0]
+    elsewhere = tmp_path / "elsewhere"  # a browser that remembers no decisions
+    elsewhere.mkdir()
+    dom = _after_clicks(elsewhere, page, clicks.replace("[data-save=redo]", "[data-save=keep]"))
+    (saved,) = re.findall(r'data-saved="([^"]*)"', dom)
+    approved = tmp_path / "approved.csv"
+    approved.write_text(html.unescape(saved), encoding="utf-8", newline="")
+    assert read_keys(approved) == {"d.jpg"}
+
+
+@pytest.mark.parametrize("size", [(90, 280), (280, 90), (200, 200)])
+def test_a_result_stands_alone_and_the_recipe_has_the_whole_width(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Nothing that looks like transparency is painted beside a picture that has none; what is opened leaves no half of the page blank."""
+    file = io.BytesIO()
+    Image.new("RGB", size, "teal").save(file, "JPEG")
+    write_report(tmp_path / "report.html", SUMMARY, [replace(DOUBT, pictures={"image": file.getvalue()})])
+    look = """
+      const recipe = document.querySelector(".recipe"), shown = document.querySelector(".hero img");
+      recipe.open = true;
+      const width = (element) => Math.round(element.getBoundingClientRect().width);
+      shown.decode().then(() => {
+        const { width: w, height: h } = shown.getBoundingClientRect();
+        const painted = getComputedStyle(shown).backgroundImage;
+        document.body.dataset.looks = `${(w / h).toFixed(1)} ${painted} ${width(recipe) / width(document.querySelector(".summary"))}`;
+      });
+    """
+    dom = _after_clicks(tmp_path, (tmp_path / "report.html").read_text(encoding="utf-8"), look)
+    (looks,) = re.findall(r'data-looks="([^"]*)"', dom)
+    assert looks == f"{size[0] / size[1]:.1f} none 1"
