@@ -103,6 +103,7 @@ class EventQueue:
         if event.get("Event") == "s3:TestEvent":  # sent once, when the bucket is told of the queue
             return
         for record in event["Records"]:
+            record["s3"]["object"]["key"].encode()  # S3 has no name that is not Unicode
             bucket, key = record["s3"]["bucket"]["name"], unquote_plus(record["s3"]["object"]["key"])
             if not record["eventName"].startswith("ObjectCreated:") or bucket != self._bucket:
                 continue

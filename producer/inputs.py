@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from producer.recipes import find_recipe
 from shared.errors import ObjectMissingError, RecipeError, UsageError
+from shared.paths import expanded
 from shared.pictures import decode
 from shared.recipe import ImageBackground, Recipe
 from shared.storage import open_storage
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
 
 def address(text: str) -> str:
     """Return an address that workers understand whatever their working folder. Raises `UsageError`."""
-    if "://" in text:
-        return text
-    try:
-        return os.path.abspath(Path(text).expanduser())  # noqa: PTH100 - removes "..", and unlike resolve() keeps links
-    except RuntimeError as error:
-        raise UsageError(f"{text}: {error}: write the path out") from None
+    return text if "://" in text else os.path.abspath(expanded(text))  # noqa: PTH100 - removes "..", and unlike resolve() keeps links
 
 
 def open_source(text: str, settings: Settings) -> Storage:
@@ -72,10 +68,10 @@ def load_recipe(
 def _read_background(image: str, folder: Path, destination: Storage) -> bytes:
     """Read the picture: the recipe's neighbour or, where there is no such file, what an earlier job brought. Raises `RecipeError`."""
     try:
-        file = folder / Path(image).expanduser()
+        file = folder / expanded(image)
         return file.read_bytes()
-    except (RuntimeError, ValueError) as error:  # no such user, or a character that no path has
-        raise RecipeError(f"background.image: {image!r} is no path ({error}): correct it") from None
+    except UsageError as error:
+        raise RecipeError(f"background.image: {error}") from None
     except FileNotFoundError:
         if not image.startswith("backgrounds/"):
             raise RecipeError(f"background.image: no file {file}: correct the path") from None

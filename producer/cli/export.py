@@ -19,7 +19,7 @@ from producer.cli.status import JobArgument, OutOption, reopen
 from producer.export import FEEDS, TABLES, Columns, FeedOptions, join, write_table
 from producer.results import UNFINISHED, Results
 from producer.tables import read_table
-from shared.errors import UsageError
+from shared.errors import UsageError, VitrinaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -128,9 +128,9 @@ def register(app: typer.Typer) -> None:
             raise UsageError("a feed needs links: give --base-url, where the output storage is served")
         passed: Counter[str] = Counter()
         results = chosen(session, wanted, read_keys(approved) if approved else None, passed)
-        rows = 0
         with target(to) as file:
             if feed is None:
+                rows = 0
 
                 def counted() -> Iterator[dict[str, object]]:
                     nonlocal rows
@@ -143,16 +143,13 @@ def register(app: typer.Typer) -> None:
             else:
                 options = FeedOptions(on, language, replace_texts, keep_pictures)
                 told = join(kind, feed, results, columns, options, file)
-                rows = told.joined
                 err.print(f"{told.joined} of {told.items} items of the feed joined", soft_wrap=True)
                 for why, number in told.left_out.items():
                     err.print(f"  left out: {number} ({why})", soft_wrap=True)
-        if passed:
-            rest = ", ".join(f"{number} {outcome}" for outcome, number in passed.items())
-            err.print(f"not among them: {rest}", soft_wrap=True)
-        if not rows and feed is not None:
-            err.print(
-                f"nothing was joined: the manifest's `id`, or else the key, must be what the feed has as {on!r} (--on)",
-                soft_wrap=True,
-            )
-        return 1 if not rows and feed is not None else 0
+            if passed:
+                rest = ", ".join(f"{number} {outcome}" for outcome, number in passed.items())
+                err.print(f"not among them: {rest}", soft_wrap=True)
+            if feed is not None and not told.joined:
+                msg = f"nothing was joined, and {to} is as it was: the manifest's `id`, or else the key, must be what the feed has as {on!r} (--on)"
+                raise VitrinaError(msg)
+        return 0

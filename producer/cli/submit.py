@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,16 +55,21 @@ def confirm(
     typer.confirm(f"There are more than {most} photos. Submit them all?", abort=True, err=True)
 
 
+def check_log() -> None:
+    """Make sure that the log of a process of its own can be written, before there is a job. Raises `UsageError`."""
+    try:
+        with tempfile.TemporaryFile(dir="."):
+            pass
+    except OSError as error:
+        msg = f"--detach writes its log into the working folder, and cannot ({error.strerror}): run it in another"
+        raise UsageError(msg) from None
+
+
 def detach(job: Job, settings: Settings) -> Path:
     """Leave the feeding to a process of its own, and return its log."""
     log = Path(f"vitrina-{job.id}.log").absolute()
     command = [sys.executable, "-m", "producer.cli", "submit", "--resume", job.id, "--out", job.destination]
-    try:
-        file = log.open("ab")
-    except OSError as error:
-        msg = f"cannot write the log {log} ({error.strerror}): from a folder that can be written, `vitrina submit --resume {job.id} --out {job.destination}` goes on"
-        raise UsageError(msg) from None
-    with file:
+    with log.open("ab") as file:
         subprocess.Popen(  # noqa: S603 - our own command
             command,
             env=os.environ | env_for(settings),
@@ -123,6 +129,8 @@ def register(app: typer.Typer) -> None:
         settings = load_settings(broker=broker, endpoint_url=endpoint_url, window=window)
         if gpu_hour_price is not None and not dry_run:
             raise UsageError("--gpu-hour-price goes with --dry-run: give both")
+        if detached:
+            check_log()
         if not dry_run:
             check_broker(settings)
         if resume:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from producer.cli.common import err, print_json
+from producer.report.reasons import explain
 
 if TYPE_CHECKING:
     from producer.follow import Summary
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def tell_failures(session: Session, summary: Summary) -> None:
-    """Print how many items failed for which reason, and one of each."""
+    """Print how many items failed for which reason, what to do about it, and one of each with its own cause."""
     if not summary.failed:
         return
     reasons = session.progress.reasons()
@@ -23,9 +24,10 @@ def tell_failures(session: Session, summary: Summary) -> None:
         if len(examples) == len(reasons):
             break
     for reason, number in reasons.items():
-        example = examples[reason]
-        many = f"{number} photos, such as " if number > 1 else ""
-        err.print(f"  {reason}: {many}{example.key}: {example.detail}", soft_wrap=True)
+        said, example = explain(reason), examples[reason]
+        what = " ".join(filter(None, (said.advice, said.remedy)))
+        err.print(f"  {reason}, {number} item{'' if number == 1 else 's'}: {what}", soft_wrap=True)
+        err.print(f"    {'for example ' if number > 1 else ''}{example.key}: {example.detail}", soft_wrap=True)
 
 
 def tell(summary: Summary, *, as_json: bool) -> int:

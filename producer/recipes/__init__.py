@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from shared.errors import UsageError
+from shared.paths import expanded
 
 FOLDER = Path(__file__).parent
 
@@ -17,7 +18,7 @@ def names() -> list[str]:
 
 def find_recipe(text: str) -> Path:
     """Return the file that `--recipe` means: an existing file, or a packaged recipe's name. Raises `UsageError`."""
-    path = Path(text).expanduser()
+    path = expanded(text)
     if path.exists():
         return path
     if text in names():

@@ -6,12 +6,16 @@ import difflib
 import json
 import re
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.errors import ModelMissingError, UsageError
 from shared.models.catalogue import REGISTRY, from_hub, opus_mt
 from shared.models.hub import COMPLETE, HubModel
 from shared.models.record import Model
+from shared.paths import expanded
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["REGISTRY", "HubModel", "Model", "fetch", "fetched", "find", "known", "locate", "weights_revision"]
 
@@ -55,18 +59,22 @@ def locate(weights: str, models_dir: Path) -> Path:
 
     Raises `ModelMissingError`, `ModelCorruptError`.
     """
+    try:
+        return _locate(weights, models_dir)
+    except UsageError as error:
+        raise error if isinstance(error, ModelMissingError) else ModelMissingError(str(error)) from None
+
+
+def _locate(weights: str, models_dir: Path) -> Path:
     # A preset's name is never taken for a folder that happens to lie in the working folder.
     if weights not in REGISTRY and any(mark in weights for mark in "/\\."):
-        path = Path(weights).expanduser()
+        path = expanded(weights)
         if path.exists():
             return path
         if not _HUB_ID.fullmatch(weights):
             msg = f"no model at {weights}: correct the path, or name the hub's owner/name@revision"
             raise ModelMissingError(msg + _near(weights))
-    try:
-        return find(weights, models_dir)
-    except UsageError as error:
-        raise error if isinstance(error, ModelMissingError) else ModelMissingError(str(error)) from None
+    return find(weights, models_dir)
 
 
 def _near(name: str) -> str:

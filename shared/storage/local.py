@@ -18,6 +18,7 @@ from shared.errors import (
     StorageError,
     StorageRefusedError,
 )
+from shared.paths import expanded
 from shared.storage.base import Blob, Stat
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class LocalStorage:
     """
 
     def __init__(self, root: str) -> None:
-        self._root = Path(root).expanduser().absolute()
+        self._root = expanded(root).absolute()
         self.url = str(self._root)
 
     def _path(self, key: str) -> Path:

@@ -238,7 +238,11 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(
         (["worker", "captioning", "--broker", "redis://:secret/x@host/0"], 2, ["not a broker address", "encoded"]),
         (["demo", "{tmp}/photos", "--to", "{tmp}/file"], 1, ["file", "check the path"]),
         (["frobnicate"], 2, ["frobnicate"]),
-        (["run", "~nobody-of-that-name/x", "--out", "{tmp}/out"], 2, ["~nobody-of-that-name", "write the path out"]),
+        (
+            ["run", "~nobody-of-that-name/x", "--out", "{tmp}/out"],
+            2,
+            ["~nobody-of-that-name", "write the path in full"],
+        ),
         (
             ["run", "{tmp}/photos", "--out", "{tmp}/out", "--window", "-5"],
             2,

@@ -174,11 +174,12 @@ def test_a_feed_that_gets_nothing_is_a_failure_that_says_why(made: Session, tmp_
     (tmp_path / "merchant.xml").write_text(GOOGLE.replace("17", "SKU-17"))
     given = ["--format", "google-xml", "--feed", str(tmp_path / "merchant.xml"), "--to", str(tmp_path / "feed.xml")]
     address = ["--base-url", "https://cdn.shop.example", "--broker", made.settings.broker.get_secret_value()]
+    (tmp_path / "feed.xml").write_text("yesterday's")
     done = CliRunner().invoke(command_line, ["export", made.job.id, *given, *address], standalone_mode=False)
-    assert done.return_value == 1
     assert "0 of 2 items" in done.stderr
     assert "not among them: 1 needs_review, 1 failed" in done.stderr
-    assert "the manifest's `id`" in done.stderr
+    assert "the manifest's `id`" in str(done.exception)
+    assert (tmp_path / "feed.xml").read_text() == "yesterday's"
 
 
 def test_what_a_killed_export_left_goes_with_the_next(made: Session, tmp_path: Path) -> None:

@@ -106,15 +106,16 @@ def test_a_job_whose_records_were_deleted_hides_no_other(
         vitrina(["purge", gone.job.id, *given], standalone_mode=False)
 
 
-def test_a_log_that_cannot_be_written_leaves_a_job_that_can_go_on(
+def test_a_log_that_cannot_be_written_is_told_before_there_is_a_job(
     tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job is there by then: what to do with it is said."""
+    """The folder that a person stands in may be anything."""
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir("/proc")
     given = [str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--broker", broker.url]
-    with pytest.raises(UsageError, match=r"cannot write the log .*`vitrina submit --resume 2"):
+    with pytest.raises(UsageError, match="--detach writes its log into the working folder"):
         vitrina(["submit", "--detach", *given], standalone_mode=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_ids_of_jobs_can_be_copied_from_any_terminal(

@@ -254,6 +254,7 @@ def test_events_of_the_bucket_are_photos(catalogue: Catalogue, bucket: tuple[S3S
         {"Records": [record("photos/gone.jpg"), record("photos/a.jpg", name="ObjectRemoved:Delete")]},
         {"Records": [record("photos/a.jpg", bucket="other"), record("elsewhere/a.jpg"), record("photos/c.txt")]},
         {"Records": [record("photos/../a.jpg")]},
+        {"Records": [record("photos/\udcff.jpg")]},
         {"unknown": True},
     ):
         client.send_message(QueueUrl=url, MessageBody=json.dumps(body))
@@ -271,7 +272,7 @@ def test_events_of_the_bucket_are_photos(catalogue: Catalogue, bucket: tuple[S3S
     assert sorted(item.key for item in read_items(out, job)) == ["../a.jpg", "a.jpg", "b.jpg", "red shoe.jpg"]
     time.sleep(1.1)
     left = client.receive_message(QueueUrl=url, MaxNumberOfMessages=10)["Messages"]
-    assert sorted(message["Body"][:14] for message in left) == ["[" * 14, '{"unknown": tr']
+    assert sorted(message["Body"][:14] for message in left) == ["[" * 14, '{"Records": [{', '{"unknown": tr']
 
 
 def test_a_queue_that_is_none_is_told(catalogue: Catalogue, bucket: tuple[S3Storage, Settings]) -> None:

@@ -157,8 +157,8 @@ def _after_clicks(folder: Path, page: str, clicks: str) -> str:
     return done.stdout
 
 
-def test_what_a_reviewer_rejects_becomes_a_manifest(tmp_path: Path) -> None:
-    """The saved list is one that `--manifest` takes, with what the first manifest said and columns for a better prompt; no spreadsheet runs it."""
+def test_what_a_reviewer_decides_becomes_two_lists(tmp_path: Path) -> None:
+    """One that `--manifest` takes, with what the first manifest said and columns for a better prompt, and one that `--approved` takes; no spreadsheet runs them."""
     fields = {"id": "=7+1", "title": 'Чашка, "синяя"', "points": [[5, 6, 1]], "mask_etag": "0f"}
     cards = [
         replace(DOUBT, key="a,b.jpg", fields=fields),
@@ -172,7 +172,8 @@ def test_what_a_reviewer_rejects_becomes_a_manifest(tmp_path: Path) -> None:
       press("#item-0 [data-decide=redo]"); press("#item-1 [data-decide=redo]"); press("#item-2 [data-decide=keep]");
       press("[data-save=redo]");
     """
-    dom = _after_clicks(tmp_path, (tmp_path / "report.html").read_text(encoding="utf-8"), clicks)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    dom = _after_clicks(tmp_path, page, clicks)
     assert re.search(r'<b data-count="keep">1</b>.*<b data-count="redo">2</b>', dom)
     (saved,) = re.findall(r'data-saved="([^"]*)"', dom)
     path = tmp_path / "make-again.csv"
