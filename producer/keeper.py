@@ -69,6 +69,7 @@ class Keeper:
                     break
                 stop.wait(self._settings.look_every)
         finally:
+            self._lease.release()  # the next need not wait until it has run out
             self._app.close()
 
     def look(self, stop: threading.Event) -> None:

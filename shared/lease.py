@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from shared.connection import broker_errors
@@ -87,11 +88,12 @@ class Lease:
         self._stop.set()
         if self._thread:
             self._thread.join()
-        try:
-            with broker_errors():
-                self._redis.eval(_RELEASE, 1, self._key, self._token)
-        except BrokerError:
-            pass  # it runs out by itself
+        self.release()
+
+    def release(self) -> None:
+        """Let it go, if it is this one's; where the broker does not answer it runs out by itself."""
+        with suppress(BrokerError), broker_errors():
+            self._redis.eval(_RELEASE, 1, self._key, self._token)
 
     def _keep(self) -> None:
         while not self._stop.wait(self._seconds / 3):

@@ -71,7 +71,7 @@ def test_where_no_broker_answers_nothing_is_changed(tmp_path: Path, broker: Brok
     made = begun(tmp_path, Settings(broker=SecretStr(broker.url)))
     session = Session.reopen(made.job.id, made.destination.url, unnamed(NOBODY))
     assert not session.progress.counts().known
-    for change in (repairs.pause, repairs.resume, repairs.cancel, repairs.retry):
+    for change in (repairs.cancel, repairs.retry):
         with pytest.raises(BrokerError, match="--broker"):
             change(session)
     with pytest.raises(BrokerError, match="--broker"):
