@@ -129,3 +129,14 @@ def wait_until(what: object, seconds: float = 60) -> None:
     while not what():  # type: ignore[operator] # a function
         assert time.monotonic() < deadline, "it never came to pass"
         time.sleep(0.05)
+
+
+def followed(session: Session, seconds: float = 120) -> tuple[int, int, int]:
+    """Follow a job to its end and return how many items it has, and how many are done and failed."""
+    deadline = time.monotonic() + seconds
+
+    def check(counts: object) -> None:
+        assert time.monotonic() < deadline, f"not finished in {seconds} s: {counts}"
+
+    counts = session.follow(check)
+    return counts.items, counts.done, counts.failed

@@ -6,7 +6,6 @@ import io
 import json
 import re
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -30,7 +29,7 @@ from shared.jobs import Job, load_summary, read_items, read_page, save_items, sa
 from shared.keys import STAGES
 from shared.messages import Item
 from shared.plan import Plan
-from shared.progress import JOBS, KEEP_SECONDS, Failure, Progress, known_jobs
+from shared.progress import Failure, Progress
 from shared.provenance import Provenance
 from shared.recipe import Recipe
 from shared.settings import Settings
@@ -374,17 +373,6 @@ def test_a_damaged_record_is_told_by_its_name(tmp_path: Path, client: Redis, nam
         read()
 
 
-def test_a_job_may_take_longer_than_its_traces_are_kept(client: Redis) -> None:
-    """Of the jobs that began long ago, those that Redis has forgotten are named no more."""
-    Progress(client, "long").begin("memory://out")
-    began = time.time() - 2 * KEEP_SECONDS
-    client.zadd(JOBS, {"long": began, "over": began})
-    names = known_jobs(client)
-    assert "long" in names
-    assert "over" not in names
-    Progress(client, "long").drop()
-
-
 def test_the_failures_of_a_job_are_written_in_files_of_a_size(
     tmp_path: Path, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,20 +391,3 @@ def test_the_failures_of_a_job_are_written_in_files_of_a_size(
     assert [failure.index for failure in read_failures(shop.destination, shop.job.id)] == [*range(5, 40)]
     unseal(shop.destination, shop.job.id)
     assert list(read_failures(shop.destination, shop.job.id)) == []
-
-
-def test_nothing_of_a_dropped_job_stays_for_ever(client: Redis) -> None:
-    """A worker that still had its messages counts their starts and ends; Redis forgets those in time."""
-    progress = Progress(client, "purged")
-    progress.begin("memory://out")
-    for name in client.keys("vitrina:job:purged:*"):
-        assert client.ttl(name) > 0
-    progress.drop()
-    for stage in STAGES:
-        progress.attempt(stage, 3)
-        progress.finish(stage, 3, ran=True, review=True)
-    progress.attempt("captioning", 4)
-    progress.fail(Failure(4, "4.jpg", "captioning", "unreadable", "cut short"))
-    left = client.keys("vitrina:job:purged:*")
-    assert len(left) > 5
-    assert [name for name in left if client.ttl(name) < 0] == []
