@@ -89,7 +89,7 @@ class Process:
             for stage in STAGES:
                 if stage in self.app.amqp.queues.consume_from:
                     metrics.begin(stage)
-                    self._runners[stage].model(chosen(recipe, stage))
+                    self._runners[stage].models.get(chosen(recipe, stage))
         except VitrinaError as error:
             log.critical("%s", error, extra={"action": "start"})
             _leave(CONFIG_STATUS)
@@ -112,7 +112,7 @@ class Process:
             signal.signal(signal.SIGTERM, lambda *_: _leave(128 + signal.SIGTERM))
         stopping.set()
         for runner in self._runners.values():
-            runner.hand_back()
+            runner.models.hand_back()
 
     def close(self, **_: Any) -> None:
         """Take leave."""

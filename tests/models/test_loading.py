@@ -13,7 +13,7 @@ from shared.recipe import NoCaption
 from shared.settings import Settings
 from workers.captioning.labels import LabelsModel
 from workers.devices import device_for
-from workers.runner import Runner
+from workers.models import LoadedModels
 from workers.testing import InstantModel
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shared.recipe import ModelSection
 
 
-def runner(error: Exception) -> Runner:
+def load(error: Exception) -> None:
     class Greedy(InstantModel):
         def load(self, device: str, threads: int) -> None:
             del device, threads
@@ -31,20 +31,20 @@ def runner(error: Exception) -> Runner:
         del settings
         return Greedy(stage, section.model)
 
-    return Runner("captioning", Settings(), make=make)
+    LoadedModels("captioning", Settings(), make=make).get(NoCaption(model="none"))
 
 
 @pytest.mark.parametrize("error", [MemoryError("machine"), torch.OutOfMemoryError("device")])
 def test_a_model_that_does_not_fit_is_told_in_one_line(error: Exception) -> None:
     """An expected failure: at the start it ends the worker with status 78, in a job the item is tried again."""
     with pytest.raises(OutOfMemoryError, match=r"model none does not fit the memory of device 'auto': free it"):
-        runner(error).model(NoCaption(model="none"))
+        load(error)
 
 
 def test_a_models_own_fault_is_passed_on() -> None:
     """With its traceback, for those who can mend it."""
     with pytest.raises(ZeroDivisionError):
-        runner(ZeroDivisionError()).model(NoCaption(model="none"))
+        load(ZeroDivisionError())
 
 
 def test_a_device_that_is_not_here_is_told_in_one_line() -> None:

@@ -11,9 +11,9 @@ import pytest
 from shared.errors import ModelCorruptError, OutOfMemoryError, StageFailedError
 from shared.recipe import Blip2Caption, LabelsCaption, NoCaption
 from shared.settings import Settings
-from workers import runner as runners
+from workers import models
 from workers.batcher import HandedBackError
-from workers.runner import Runner
+from workers.models import LoadedModels
 from workers.testing import InstantModel
 
 if TYPE_CHECKING:
@@ -51,35 +51,35 @@ class Shelf:
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., tuple[Runner, Shelf]]]:
-    """Make runners, and close them."""
-    runners: list[Runner] = []
+def make() -> Iterator[Callable[..., tuple[LoadedModels, Shelf]]]:
+    """Make a worker's models, and close them."""
+    made: list[LoadedModels] = []
 
-    def one(kept: int, **options: Any) -> tuple[Runner, Shelf]:
+    def one(kept: int, **options: Any) -> tuple[LoadedModels, Shelf]:
         shelf = Shelf(**options)
-        runners.append(Runner("captioning", Settings(models_kept=kept), make=shelf))
-        return runners[-1], shelf
+        made.append(LoadedModels("captioning", Settings(models_kept=kept), make=shelf))
+        return made[-1], shelf
 
     yield one
-    for runner in runners:
-        runner.close()
+    for loaded in made:
+        loaded.close()
 
 
-def test_the_model_used_longest_ago_makes_room_for_a_new_one(make: Callable[..., tuple[Runner, Shelf]]) -> None:
+def test_the_model_used_longest_ago_makes_room_for_a_new_one(make: Callable[..., tuple[LoadedModels, Shelf]]) -> None:
     """Two recipes with weights of their own are two models; steering settings are not."""
-    runner, shelf = make(2, error=RuntimeError)
-    runner.model(GOOD)
-    runner.model(OTHER)
-    assert runner.model(LabelsCaption(min_confidence=0.9)) is runner.model(GOOD)
-    runner.model(Blip2Caption(model="blip2", weights="blip2-flan-t5-xl"))
+    loaded, shelf = make(2, error=RuntimeError)
+    loaded.get(GOOD)
+    loaded.get(OTHER)
+    assert loaded.get(LabelsCaption(min_confidence=0.9)) is loaded.get(GOOD)
+    loaded.get(Blip2Caption(model="blip2", weights="blip2-flan-t5-xl"))
     assert len(shelf.loaded) == len(set(shelf.loaded)) == 3
     assert shelf.alive() == [True, False, True]
 
 
-def test_a_model_leaves_its_memory_before_another_takes_it(make: Callable[..., tuple[Runner, Shelf]]) -> None:
+def test_a_model_leaves_its_memory_before_another_takes_it(make: Callable[..., tuple[LoadedModels, Shelf]]) -> None:
     """A thread that is preparing an item with it holds it for a moment longer."""
-    runner, shelf = make(1)
-    held: list[Any] = [runner.model(GOOD)]
+    loaded, shelf = make(1)
+    held: list[Any] = [loaded.get(GOOD)]
     let_go = threading.Timer(0.3, held.clear)
     let_go.start()
     alive: list[list[bool]] = []
@@ -91,8 +91,8 @@ def test_a_model_leaves_its_memory_before_another_takes_it(make: Callable[..., t
             alive.append(shelf_alive())
             load(self, device, threads)
 
-    runner._make = lambda stage, section, _: Watched(stage, section.model)
-    runner.model(OTHER)
+    loaded._make = lambda stage, section, _: Watched(stage, section.model)
+    loaded.get(OTHER)
     let_go.join()
     assert alive == [[False]]
 
@@ -107,34 +107,34 @@ def test_a_model_leaves_its_memory_before_another_takes_it(make: Callable[..., t
     ids=["corrupt", "too large", "a fault of a library"],
 )
 def test_a_model_that_does_not_load_costs_other_jobs_little(
-    make: Callable[..., tuple[Runner, Shelf]],
+    make: Callable[..., tuple[LoadedModels, Shelf]],
     monkeypatch: pytest.MonkeyPatch,
     error: Callable[[], Exception],
     told: type[Exception],
 ) -> None:
     """However many photos ask for it: it is tried once a while, and in between nothing makes room for it."""
-    runner, shelf = make(1, error=error)
-    runner.model(GOOD)
+    loaded, shelf = make(1, error=error)
+    loaded.get(GOOD)
     with pytest.raises((told, KeyError)):
-        runner.model(BAD)
+        loaded.get(BAD)
     for _ in range(5):
-        runner.model(GOOD)
+        loaded.get(GOOD)
         with pytest.raises(told):
-            runner.model(BAD)
+            loaded.get(BAD)
     assert shelf.loaded == [GOOD.identity(), BAD.identity(), GOOD.identity()]
-    monkeypatch.setattr(runners, "LOAD_AGAIN", 0.0)
-    monkeypatch.setattr(runners, "LOAD_AGAIN_SOON", 0.0)
-    runner._refused.clear()
+    monkeypatch.setattr(models, "LOAD_AGAIN", 0.0)
+    monkeypatch.setattr(models, "LOAD_AGAIN_SOON", 0.0)
+    loaded._refused.clear()
     with pytest.raises((told, KeyError)):
-        runner.model(BAD)
+        loaded.get(BAD)
     assert shelf.loaded[-1] == BAD.identity()
 
 
 def test_a_worker_that_shuts_down_loads_nothing() -> None:
     """Loading takes minutes; its supervisor would not wait."""
     shelf = Shelf()
-    runner = Runner("captioning", Settings(), make=shelf, stopping=lambda: True)
+    loaded = LoadedModels("captioning", Settings(), make=shelf, stopping=lambda: True)
     with pytest.raises(HandedBackError):
-        runner.model(GOOD)
+        loaded.get(GOOD)
     assert not shelf.loaded
-    runner.close()
+    loaded.close()
