@@ -6,7 +6,6 @@ import json
 import random
 import statistics
 from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from shared.errors import (
 from shared.jobs import Job, list_jobs, load_summary, read_page
 from shared.keys import STAGES, check_source_key
 from shared.plan import Plan, chosen
+from shared.storage import in_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,8 +35,6 @@ CHECKED = 2000
 """Photos whose outputs are looked up, chosen at random among all: the shares of the rest are then known to about 2 %."""
 JOBS, RECORDS = 20, 100
 """Jobs looked back at, and records read of each."""
-LOOKERS = 32
-"""Requests to storage at once."""
 MADE = {"segmentation": "to cut out", "inpainting": "backgrounds", "captioning": "to describe"}
 
 
@@ -131,8 +129,7 @@ def estimate(
         outputs = plan.outputs(photo.key, photo.etag, photo.fields)
         return tuple(stage for stage in STAGES if destination.head(outputs.marker(stage)) is None)
 
-    with ThreadPoolExecutor(LOOKERS) as pool:
-        found = list(pool.map(missing, with_masks(sample, source, recipe)))
+    found = list(in_parallel(destination, missing, with_masks(sample, source, recipe)))
     counted = Counter(stage for stages in found for stage in stages)
     scale = number / len(sample) if sample else 0.0
     return Estimate(
@@ -199,8 +196,7 @@ def _times(items: list[Item], plan: Plan, destination: Storage) -> list[dict[str
         except (ItemError, ObjectMissingError, ValueError, KeyError, TypeError):
             return {}  # not made, or by a model that needs no time
 
-    with ThreadPoolExecutor(LOOKERS) as pool:
-        return list(pool.map(read, items))
+    return list(in_parallel(destination, read, items))
 
 
 def _duration(seconds: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,6 +13,7 @@ from shared.errors import KeyRefusedError, UsageError
 from shared.fields import ItemFields
 from shared.keys import check_source_key
 from shared.messages import Photo
+from shared.storage import in_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _JSON_FIELDS = {"points", "box"}
 # In a CSV cell these are written as JSON.
-LOOKERS = 16
-"""Photos looked up at once: each is a short request that mostly waits."""
 _PORTION = 256
 # Rows looked up ahead of the one that is asked for.
 _CHECKED = 5000
@@ -86,7 +84,7 @@ class Manifest:
 
         Raises `UsageError`.
         """
-        with Seen() as seen, ThreadPoolExecutor(LOOKERS) as pool:
+        with Seen() as seen:
             for portion in _portions(self._rows(), _PORTION):
                 entries = [_entry_at(line, row) for line, row in portion]
                 verdicts = seen.add([(key, "") for key, _ in entries])
@@ -97,7 +95,7 @@ class Manifest:
                 ]
                 passed = min(listed, len(fresh))
                 listed -= passed
-                yield from pool.map(lambda entry: _look(source, *entry), fresh[passed:])
+                yield from in_parallel(source, lambda entry: _look(source, *entry), fresh[passed:])
 
     def _rows(self) -> Iterator[Row]:
         return read_table(self._source) if isinstance(self._source, Path) else read_lines(self._source)

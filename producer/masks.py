@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from shared.errors import KeyRefusedError
 from shared.keys import mask_key
 from shared.recipe import SuppliedSegmentation
+from shared.storage import in_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from shared.recipe import Recipe
     from shared.storage import Storage
 
-LOOKERS = 16
-"""Masks looked up at once: each is a short request that mostly waits."""
 PORTION = 256
 """Masks looked up ahead of the one that is asked for."""
 
@@ -45,6 +43,5 @@ def with_masks(photos: Iterable[Photo], source: Storage, recipe: Recipe) -> Iter
         return replace(photo, fields={**photo.fields, "mask_etag": stat.etag}) if stat else photo
 
     waiting = iter(photos)
-    with ThreadPoolExecutor(LOOKERS) as pool:
-        while portion := list(islice(waiting, PORTION)):
-            yield from pool.map(look, portion)
+    while portion := list(islice(waiting, PORTION)):
+        yield from in_parallel(source, look, portion)

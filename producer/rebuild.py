@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from shared.keys import STAGES
 from shared.plan import Plan
 from shared.progress import Counts
 from shared.provenance import Provenance
+from shared.storage import in_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from shared.progress import Progress
     from shared.storage import Stat, Storage
 
-READERS = 32
-"""Items looked up at once: each look is a short request that mostly waits."""
 
 Found = tuple["Item", dict["StageName", "Stat"]]
 """An item and, of each stage that it is through, its last output."""
@@ -47,9 +45,8 @@ def survey(job: Job, destination: Storage) -> Iterator[list[Found]]:
             pass  # its name was refused
         return item, found
 
-    with ThreadPoolExecutor(READERS) as pool:
-        for page in read_pages(destination, job.id):
-            yield list(pool.map(look, page))
+    for page in read_pages(destination, job.id):
+        yield list(in_parallel(destination, look, page))
 
 
 def _made(found: Mapping[StageName, Stat]) -> Provenance | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ from shared.plan import Plan, sections
 from shared.progress import Progress, bit
 from shared.provenance import Provenance
 from shared.recipe import Recipe
-from shared.storage import open_storage
+from shared.storage import in_parallel, open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from shared.messages import Item
     from shared.progress import Counts
     from shared.settings import Settings
-
-WORKERS = 32
-"""Requests to storage at once: each is short and mostly waits."""
 
 Chosen = tuple[int, "StageName"]
 """An item's index, and the stage from which it is run again."""
@@ -100,10 +96,9 @@ def _doubtful(session: Session, stage: StageName | None, reason: str | None) -> 
         arose = next((name for name in STAGES if record.get("stages", {}).get(name, {}).get("reasons")), STAGES[-1])
         return (item.index, arose) if stage in {None, arose} else None
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for page in read_pages(session.destination, session.job.id):
-            doubted = [item for item in page if bit(done, item.index) and bit(doubts, item.index)]
-            yield from (chosen for chosen in pool.map(judge, doubted) if chosen)
+    for page in read_pages(session.destination, session.job.id):
+        doubted = [item for item in page if bit(done, item.index) and bit(doubts, item.index)]
+        yield from filter(None, in_parallel(session.destination, judge, doubted))
 
 
 def _looked_up(session: Session, first: int, chosen: Iterable[int]) -> list[Item]:
@@ -117,8 +112,7 @@ def _looked_up(session: Session, first: int, chosen: Iterable[int]) -> list[Item
             return replace(item, etag=stat.etag if stat else "")
         return item
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        items = list(pool.map(look, chosen))
+    items = list(in_parallel(session.source, look, chosen))
     if any(item != page[item.index - first] for item in items):
         for item in items:
             page[item.index - first] = item
@@ -242,15 +236,13 @@ def purge(session: Session) -> int:
         return removed
 
     removed = 0
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for page in read_pages(session.destination, session.job.id):
-            removed += sum(pool.map(remove, page))
+    for page in read_pages(session.destination, session.job.id):
+        removed += sum(in_parallel(session.destination, remove, page))
     # What the job is known by goes last: until then it can be purged again.
     prefix = job_prefix(session.job.id)
     records = [stat.key for stat in session.destination.list(prefix)]
     last = [prefix + "job.json", prefix + "recipe.json"]
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(session.destination.delete, [key for key in records if key not in last]))
+    list(in_parallel(session.destination, session.destination.delete, [key for key in records if key not in last]))
     for key in last:
         session.destination.delete(key)
     session.progress.drop()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from producer.records import read_record
@@ -14,6 +15,7 @@ from shared.jobs import PAGE, parse_lines, read_pages
 from shared.keys import STAGES, job_prefix, own_outputs
 from shared.plan import Plan
 from shared.progress import bit
+from shared.storage import in_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from shared.progress import Failure, Progress
     from shared.storage import Storage
 
-READERS = 32
-"""Records read at once: each is a short request that mostly waits."""
 UNFINISHED = "unfinished"
 MISSING = ObjectMissingError.reason
 
@@ -58,13 +58,17 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form, without what is empty."""
-        return {name: value for name, value in asdict(self).items() if value or name == "index"}
+        named = ((name, getattr(self, name)) for name in _NAMES)
+        return {name: value for name, value in named if value or name == "index"}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Result:
         """Read the JSON-able form."""
         lists = {name: tuple(data[name]) for name in ("reasons", "size") if data.get(name)}
         return cls(**{**data, **lists})
+
+
+_NAMES = tuple(each.name for each in dataclass_fields(Result))
 
 
 class Results:
@@ -87,23 +91,22 @@ class Results:
         known = self._progress.counts().known
         # Without a broker, what was recorded at the job's end is all there is.
         recorded = _in_order(iter(()) if known else read_failures(self._destination, self._job.id))
-        with ThreadPoolExecutor(READERS) as pool:
-            for items in read_pages(self._destination, self._job.id):
-                key = _page_key(self._job.id, items[0].index)
-                told = recorded(items)
-                kept = self._kept(key, items)
-                if kept is not None:
-                    yield kept
-                    continue
-                failed, done = self._state(items) if known else (told, None)
-                page = list(pool.map(lambda item, d=done, f=failed: self._read(item, d, f), items))
-                # What is missing may be restored.
-                if all(result.outcome != UNFINISHED and MISSING not in result.reasons for result in page):
-                    self._keep(key, page)
-                    # Some of it may have been taken back meanwhile, to be run again.
-                    if known and self._state(items) != (failed, done):
-                        self._destination.delete(key)
-                yield page
+        for items in read_pages(self._destination, self._job.id):
+            key = _page_key(self._job.id, items[0].index)
+            told = recorded(items)
+            kept = self._kept(key, items)
+            if kept is not None:
+                yield kept
+                continue
+            failed, done = self._state(items) if known else (told, None)
+            page = list(in_parallel(self._destination, partial(self._read, done, failed), items))
+            # What is missing may be restored.
+            if all(result.outcome != UNFINISHED and MISSING not in result.reasons for result in page):
+                self._keep(key, page)
+                # Some of it may have been taken back meanwhile, to be run again.
+                if known and self._state(items) != (failed, done):
+                    self._destination.delete(key)
+            yield page
 
     def _state(self, items: Sequence[Item]) -> tuple[dict[int, Failure], bytes]:
         failed = self._progress.failures_of([item.index for item in items])
@@ -133,7 +136,7 @@ class Results:
         except StorageRefusedError:
             self._keeps = False
 
-    def _read(self, item: Item, done: bytes | None, failed: Mapping[int, Failure]) -> Result:
+    def _read(self, done: bytes | None, failed: Mapping[int, Failure], item: Item) -> Result:
         failure = failed.get(item.index)
         fields = dict(item.fields)
         if failure is not None:

@@ -47,6 +47,8 @@ class Storage(Protocol):
 
     url: str
     """Address without credentials, as `open_storage` takes it."""
+    at_once: int
+    """How many short requests at once it rewards: many where each waits for a network, one where threads would only wait for each other."""
 
     def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
         """Yield objects lazily in ascending UTF-8 key order, only keys greater than `after`.

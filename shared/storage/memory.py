@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class MemoryStorage:
     """A dictionary behind the storage interface. Thread-safe."""
 
+    at_once = 1
     _named: ClassVar[dict[str, MemoryStorage]] = {}
 
     def __init__(self, name: str = "") -> None:

@@ -17,6 +17,8 @@ _DIGITS = 10
 class SyntheticStorage:
     """`synthetic://1000` holds `0000000/0000000000.jpg` to `0000000/0000000999.jpg`, a thousand to a folder; nothing can be written to it."""
 
+    at_once = 1
+
     def __init__(self, count: str) -> None:
         if not count.isdigit() or len(count) > _DIGITS:
             raise UsageError(f"synthetic://{count}: give the number of photos, for example synthetic://1000")
