@@ -6,6 +6,9 @@ while its worker lives, so that a long task is not handed out twice and a dead w
 
 A free worker waits in `BLMOVE queue queue RIGHT RIGHT`, which moves the next message onto its own place: it blocks until
 there is one and takes nothing. It can watch one queue only: of several the last, which is the one that is fed most.
+
+An acknowledgement waits for the end of its turn of the event loop, and so travels with the next taking where there is one. Lost on
+the way it is sent again; lost with its worker, the message comes back and its work is found done.
 """
 
 from __future__ import annotations
@@ -28,10 +31,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# KEYS: unacked index, unacked, queues. ARGV: now, the largest message, then the queues' names. The tag was given by the publisher. The recorded
-# value is kombu's own format, [message, exchange, routing key], so that its restoring and acknowledging work unchanged. What is no message at
-# all is dropped here: recorded, it would stop whoever restores it.
-_TAKE = """
+_SETTLE = """
+for i = {first}, #ARGV do
+  redis.call('ZREM', KEYS[1], ARGV[i])
+  redis.call('HDEL', KEYS[2], ARGV[i])
+end
+"""
+# KEYS: unacked index, unacked, queues. ARGV: now, the largest message, the queues' names, then the tags of what was acknowledged. The tag of what
+# is taken was given by the publisher. The recorded value is kombu's own format, [message, exchange, routing key], so that its restoring and
+# acknowledging work unchanged. What is no message at all is dropped here: recorded, it would stop whoever restores it.
+_TAKE = (
+    _SETTLE.format(first="#KEYS + 1")
+    + """
 for i = 3, #KEYS do
   local message = redis.call('RPOP', KEYS[i])
   if message then
@@ -52,9 +63,9 @@ for i = 3, #KEYS do
 end
 return false
 """
-
-# KEYS: unacked index, unacked. ARGV: the tag.
-_FORGET = "redis.call('ZREM', KEYS[1], ARGV[1]) redis.call('HDEL', KEYS[2], ARGV[1])"
+)
+# KEYS: unacked index, unacked. ARGV: the tags.
+_FORGET = _SETTLE.format(first="1")
 
 WAIT_SECONDS = 1
 """Longest wait on one queue; bounds how late a message is seen whose waiting worker died."""
@@ -71,35 +82,59 @@ SETTLE_TRIES = 2
 class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
     """Holds leases: records nothing twice, renews what is held."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._acknowledged: list[str] = []
+        self._carried = 0
+
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember a delivered message; the script has recorded it already."""
         virtual.QoS.append(self, message, delivery_tag)
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message."""
-        self._settle(delivery_tag, self._forget)
+        """Acknowledge a message: with the next taking, where an event loop turns, and at once elsewhere."""
+        virtual.QoS.ack(self, delivery_tag)
+        if self.channel.gathers:
+            self._acknowledged.append(delivery_tag)
+        else:
+            self._settle(partial(self._forget, [delivery_tag]))
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Hand a message back, or drop it."""
-        self._settle(delivery_tag, partial(super().reject, requeue=requeue))
-
-    def _forget(self, delivery_tag: str) -> None:
-        # One script for kombu's transaction of four commands, each of which costs the worker more than it costs the server.
-        with self.channel.conn_or_acquire() as client:
-            client.eval(_FORGET, 2, self.unacked_index_key, self.unacked_key, delivery_tag)
+        self._settle(partial(super().reject, delivery_tag, requeue=requeue))
         virtual.QoS.ack(self, delivery_tag)
 
-    def _settle(self, delivery_tag: str, do: Callable[[str], None]) -> None:
-        # What fails here would stay ours for ever: renewed, counted against the prefetch limit, never run. Forgotten, its lease runs out, and
-        # whoever gets it then finds the work done.
+    def carry(self) -> list[str]:
+        """Return what the next taking acknowledges; `carried` ends it."""
+        self._carried = len(self._acknowledged)
+        return self._acknowledged
+
+    def carried(self, *, answered: bool) -> None:
+        """End the taking; what is not known to have got there is sent again, which does no harm."""
+        if answered:
+            del self._acknowledged[: self._carried]
+        self._carried = 0
+
+    def acknowledge(self) -> None:
+        """Acknowledge what no taking carries."""
+        if tags := self._acknowledged[self._carried :]:
+            self._settle(partial(self._forget, tags))
+            del self._acknowledged[self._carried :]
+
+    def _forget(self, tags: list[str]) -> None:
+        with self.channel.conn_or_acquire() as client:
+            client.eval(_FORGET, 2, self.unacked_index_key, self.unacked_key, *tags)
+
+    def _settle(self, do: Callable[[], None]) -> None:
+        # A message whose settling fails is forgotten here all the same. It would stay ours for ever: renewed, counted against the prefetch
+        # limit, never run. As it is, its lease runs out, and whoever gets it then finds the work done.
         for _ in range(SETTLE_TRIES):
             try:
-                do(delivery_tag)
+                do()
             except (RedisError, OSError) as error:
                 log.warning("a message is left to its lease: %s", error)
             else:
                 return
-        virtual.QoS.ack(self, delivery_tag)
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
         """Renew our own leases, then return the messages of those who no longer do. Called by kombu's timer."""
@@ -113,7 +148,7 @@ class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
 
 
 class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
-    """Takes and records in one step."""
+    """Takes and records in one step, and acknowledges in the same."""
 
     QoS = QoS
     _shared: Any = None
@@ -129,7 +164,15 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
     def close(self) -> None:
         """Close. Over a broken connection that may fail half-way, and a timer still call us: what we held is no longer ours all the same."""
         self.over = True
+        if self._qos:
+            self._qos.carried(answered=False)
+            self._qos.acknowledge()
         super().close()
+
+    @property
+    def gathers(self) -> bool:
+        """Whether acknowledgements may wait for the end of the event loop's turn."""
+        return self.connection is not None and self.connection.cycle.turns
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         # Called for every acknowledgement and every message sent. A client holds nothing but its pool, and making one costs
@@ -158,10 +201,12 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
         self._in_poll = self.client.connection
         self._brpop_sent_at = monotonic()
         self._waiting = self._idle
+        self.qos.carried(answered=False)  # the taking before may have ended without an answer
         if not self._idle:
             names = [queue for _ in self.priority_steps for queue in queues]
             fixed = [self.unacked_index_key, self.unacked_key]
-            command = ["EVAL", _TAKE, len(keys) + 2, *fixed, *keys, time(), _largest(names), *names]
+            tags = self.qos.carry()
+            command = ["EVAL", _TAKE, len(keys) + 2, *fixed, *keys, time(), _largest(names), *names, *tags]
         elif not self._full:
             wait = WAIT_SECONDS if len(queues) == 1 else SEVERAL_WAIT_SECONDS
             last = keys[len(queues) - 1]
@@ -186,6 +231,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
                 raise Empty from None
             else:
                 self._full = self._full and not waited
+                self.qos.carried(answered=True)
             self._idle = not waited and not answer
             if waited or not answer:
                 raise Empty
@@ -195,6 +241,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             return True
         finally:
             self._in_poll = None
+            self.qos.carried(answered=False)
             self._flush_brpop_reauth()
 
     def _parsed(self, answer: list[bytes]) -> Any:
@@ -243,7 +290,39 @@ def _tell_refused(queue: str, why: str) -> None:
     log.error("message refused and dropped: %s", why, extra={"action": "refused", "stage": queue.partition(".")[0]})
 
 
+class Poller(redis.MultiChannelPoller):  # type: ignore[misc] # kombu ships no types
+    """Sends at the end of a turn of the event loop what was acknowledged in it."""
+
+    turns = False
+    """Whether a loop turns."""
+
+    def on_poll_start(self) -> None:
+        """Take what comes next, and acknowledge what no taking carries. Called by kombu at every turn."""
+        super().on_poll_start()
+        self._acknowledge()
+
+    def stop(self, hub: Any) -> None:
+        """End the last turn: what is acknowledged from now on is sent at once."""
+        hub.on_close.discard(self.stop)
+        self.turns = False
+        self._acknowledge()
+
+    def _acknowledge(self) -> None:
+        for channel in self._channels:
+            channel.qos.acknowledge()
+
+
 class Transport(redis.Transport):  # type: ignore[misc] # kombu ships no types
-    """kombu's Redis transport on the channel above."""
+    """kombu's Redis transport on the channel and the poller above."""
 
     Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Be polled by a worker's event loop."""
+        super().register_with_event_loop(connection, loop)
+        self.cycle.turns = True
+        loop.on_close.add(self.cycle.stop)

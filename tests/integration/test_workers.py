@@ -7,9 +7,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from kombu import Consumer, Message, Queue
+from kombu.asynchronous import Hub
 from made_jobs import ROOT, Catalogue, Workers
 
 from producer.embedded import Broker, free_port
@@ -17,6 +20,7 @@ from producer.launch import env_for
 from shared.broker import make_app
 from shared.connection import connect
 from shared.keys import STAGES
+from shared.messages import Item
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -111,6 +115,41 @@ def test_a_lease_is_renewed_only_while_it_is_held(tmp_path: Path) -> None:
             assert client.zscore("unacked_index", taken.delivery_tag) == 1e12
             two.qos.restore_visible()
             assert client.zscore("unacked_index", taken.delivery_tag) < 1e12
+        app.close()
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_acknowledgement_arrives_though_the_connection_breaks_that_carries_it(tmp_path: Path, broken: bool) -> None:
+    """In an event loop it travels with the next taking; one that may not have got there is sent again."""
+    photos = [Item("job", number, f"{number}.jpg", "e") for number in range(3)]
+    with Broker(tmp_path / "broker") as broker, connect(Settings(broker=broker.url)) as client:
+        app, hub = make_app(Settings(broker=broker.url)), Hub()
+        for photo in photos:
+            app.signature(STAGES[0], args=(photo.to_wire(),)).apply_async()
+        taken: list[Message] = []
+        with app.connection_for_read() as connection, connection.channel() as channel:
+            connection.register_with_event_loop(hub)
+            hub.propagate_errors = connection.connection_errors
+            consumer = Consumer(channel, [Queue(STAGES[0])], on_message=taken.append)
+            consumer.qos(prefetch_count=len(photos))
+            consumer.consume()
+            turns = hub.create_loop()
+            while len(taken) < len(photos):
+                next(turns)
+            for message in taken:
+                message.ack()
+            assert client.hlen("unacked") == client.zcard("unacked_index") == len(photos)
+            if broken:
+                client.client_kill_filter(_type="normal", skipme=True)
+                with suppress(*connection.connection_errors):
+                    for _ in range(5):
+                        next(turns)
+                hub.close()
+            else:
+                while client.hlen("unacked"):
+                    next(turns)
+            assert client.hlen("unacked") == client.zcard("unacked_index") == 0
+        hub.close()
         app.close()
 
 
