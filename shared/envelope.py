@@ -106,7 +106,8 @@ def check_envelope(message: object, queue: str) -> None:
         raise MessageError("its body is not what a producer writes") from None
     if any(step.get("task") not in STAGES for step in steps):
         raise MessageError(f"a step that follows must be one of {', '.join(STAGES)}")
-    for call in ({"args": args, "kwargs": kwargs}, *steps):
-        if not isinstance(call.get("args"), list) or len(call["args"]) != 1 or call.get("kwargs") != {}:
-            raise MessageError("a task takes an item and nothing else")
-        Item.from_wire(call["args"][0])
+    if not isinstance(args, list) or len(args) != 1 or kwargs != {}:
+        raise MessageError("a task takes an item and nothing else")
+    Item.from_wire(args[0])
+    if any(step.get("args") != args or step.get("kwargs") != {} for step in steps):
+        raise MessageError("a step that follows takes the same item and nothing else")

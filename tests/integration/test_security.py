@@ -114,7 +114,7 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "a step with another item": (
         lambda good: hostile(good, body=body([ITEM], {}, {"chain": [STEP | {"args": [{}]}]})),
-        "exactly the fields",
+        "takes the same item",
     ),
     **{
         f"key {key!r}": (
