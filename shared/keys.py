@@ -40,7 +40,8 @@ def check_source_key(key: str) -> str:
     if not key or size > MAX_KEY_BYTES:
         msg = f"the key has {size} bytes: rename it to between 1 and {MAX_KEY_BYTES}"
         raise KeyRefusedError(msg)
-    if any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in key):
+    # What is printable, as nearly every key is, holds none of these.
+    if not key.isprintable() and any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in key):
         raise KeyRefusedError("the key holds a control character or a line break: rename the file")
     if "\\" in key:
         raise KeyRefusedError("the key holds a backslash, which is a folder mark on some systems: rename it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import secrets
@@ -58,14 +59,13 @@ class LocalStorage:
         parts = key.split("/")
         if any(part in {"", ".", ".."} or part.startswith(".") for part in parts) or "\0" in key:
             raise KeyRefusedError(f"{key!r} cannot be a path below {self.url}")
-        path = self._root.joinpath(*parts)
+        below = list(itertools.accumulate([self.url, *parts], os.path.join))
         # The file itself too: a manifest can name what the listing leaves out.
-        real = os.path.realpath(path)
-        if real != str(path):  # there are links, which may all lie above the folder
-            root = os.path.realpath(self._root)
+        if any(map(os.path.islink, below[1:])):
+            root, real = os.path.realpath(self._root), os.path.realpath(below[-1])
             if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
                 raise KeyRefusedError(f"{key!r} leaves {self.url} through a link")
-        return path
+        return Path(below[-1])
 
     def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
         """Yield in ascending UTF-8 key order, one folder's names in memory at a time."""
