@@ -116,7 +116,8 @@ class Keeper:
     def _look_at(self, job: str, stop: threading.Event) -> None:
         progress = Progress(self._client, job)
         counts = progress.counts()
-        if counts.finished and self._sealed.get(job) == counts.changed:
+        sealed = counts.finished and self._sealed.get(job) == counts.changed
+        if sealed and job not in self._watched:
             return
         if job not in self._watched:
             self._watched[job] = self._open(job)
@@ -124,12 +125,14 @@ class Keeper:
         if not counts.finished:
             reconciler.look(counts, lambda: self._hold(stop))
             return
-        seconds = max(0.0, (counts.changed or time.time()) - record.created)
-        seal(destination, progress, Summary.of(job, counts, seconds), if_absent=True)
-        progress.expire()
-        log.info("sealed", extra={"action": "sealed", "job": job})
-        del self._watched[job]
-        self._sealed[job] = counts.changed
+        if not sealed:
+            seconds = max(0.0, (counts.changed or time.time()) - record.created)
+            seal(destination, progress, Summary.of(job, counts, seconds), if_absent=True)
+            progress.expire()
+            log.info("sealed", extra={"action": "sealed", "job": job})
+            self._sealed[job] = counts.changed
+        if reconciler.gather(counts):
+            del self._watched[job]
 
     def _open(self, job: str) -> tuple[Job, Storage, Reconciler]:
         where = Progress(self._client, job).destination()

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from producer.gathering import Gatherer
 from producer.publisher import Publisher
 from producer.rebuild import rebuild
 from producer.submit import Submitter
@@ -54,6 +55,7 @@ class Reconciler:
         self._client = client
         self._progress = Progress(client, job.id)
         self._publisher = Publisher(app, priority=job.priority)
+        self._gatherer = Gatherer(job, destination, self._progress)
         self._lease = Lease(client, f"keeper:{job.id}", "another process looks after the job", seconds=3 * every)
         self._feeding = Lease(client, feeding(job.id), "a producer feeds the job")
         self._submitter: Submitter | None = None
@@ -67,7 +69,7 @@ class Reconciler:
         """Items that the broker had lost."""
 
     def look(self, counts: Counts, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Look, when it is time to, and send again what was lost. Raises `BrokerError`, `StorageError`.
+        """Look, when it is time to: send again what was lost, gather what has ended. Raises `BrokerError`, `StorageError`.
 
         `meanwhile` is called now and then of what takes long; what it raises ends it.
         """
@@ -89,6 +91,11 @@ class Reconciler:
         if counts.listed and counts.sent < counts.items:
             # Else its producer goes on by itself, or another with `submit --resume`.
             self._top_up(counts, meanwhile)
+        self._gatherer.look(counts, self._every, partial(self._hold, meanwhile))
+
+    def gather(self, counts: Counts) -> bool:
+        """Gather, for about as long as between two looks, what is left of a job that has ended; return whether that is all. Raises `BrokerError`."""
+        return not self._lease.acquire() or self._gatherer.look(counts, self._every, partial(self._hold, lambda: None))
 
     def _hold(self, meanwhile: Callable[[], object]) -> None:
         self._lease.acquire()

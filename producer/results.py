@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from producer.records import read_record
 from producer.sealing import read_failures
 from shared.errors import ItemError, JobDamagedError, ObjectMissingError, StorageRefusedError
-from shared.jobs import PAGE, parse_lines, read_pages
+from shared.jobs import PAGE, load_listed, parse_lines, read_page, read_pages
 from shared.keys import STAGES, job_prefix, own_outputs
 from shared.plan import Plan
 from shared.progress import bit
@@ -88,31 +88,49 @@ class Results:
 
     def pages(self) -> Iterator[list[Result]]:
         """Yield the results of a thousand items at a time."""
-        known = self._progress.counts().known
+        counts = self._progress.counts()
         # Without a broker, what was recorded at the job's end is all there is.
-        recorded = _in_order(iter(()) if known else read_failures(self._destination, self._job.id))
+        recorded = None if counts.known else _in_order(read_failures(self._destination, self._job.id))
+        listed = counts.listed if counts.known else load_listed(self._destination, self._job.id)
         for items in read_pages(self._destination, self._job.id):
+            told = recorded(items) if recorded else None
+            kept = self._kept(items)
+            # A page that may grow is not kept.
+            yield kept if kept is not None else self._worked_out(items, told, keep=listed or len(items) == PAGE)
+
+    def kept(self) -> int:
+        """Return the index up to which the results are kept without a gap."""
+        first = 0
+        for stat in self._destination.list(_pages(self._job.id)):
+            if stat.key != _page_key(self._job.id, first):
+                break
+            first += PAGE
+        return first
+
+    def keep(self, first: int) -> None:
+        """Keep the results of the page of the index `first`, all of whose items have ended and that grows no more; unless they are kept."""
+        if self._keeps and self._destination.head(_page_key(self._job.id, first)) is None:
+            self._worked_out(read_page(self._destination, self._job.id, first), None, keep=True)
+
+    def _worked_out(self, items: Sequence[Item], told: dict[int, Failure] | None, *, keep: bool) -> list[Result]:
+        """Read the results of a page from its items' records; `told` is how some failed, when no broker knows it."""
+        failed, done = self._state(items) if told is None else (told, None)
+        page = list(in_parallel(self._destination, partial(self._read, done, failed), items))
+        # What is missing may be restored.
+        if keep and all(result.outcome != UNFINISHED and MISSING not in result.reasons for result in page):
             key = _page_key(self._job.id, items[0].index)
-            told = recorded(items)
-            kept = self._kept(key, items)
-            if kept is not None:
-                yield kept
-                continue
-            failed, done = self._state(items) if known else (told, None)
-            page = list(in_parallel(self._destination, partial(self._read, done, failed), items))
-            # What is missing may be restored.
-            if all(result.outcome != UNFINISHED and MISSING not in result.reasons for result in page):
-                self._keep(key, page)
-                # Some of it may have been taken back meanwhile, to be run again.
-                if known and self._state(items) != (failed, done):
-                    self._destination.delete(key)
-            yield page
+            self._keep(key, page)
+            # Some of it may have been taken back meanwhile, to be run again.
+            if told is None and self._state(items) != (failed, done):
+                self._destination.delete(key)
+        return page
 
     def _state(self, items: Sequence[Item]) -> tuple[dict[int, Failure], bytes]:
         failed = self._progress.failures_of([item.index for item in items])
         return failed, self._progress.done_of(items[0].index, len(items))
 
-    def _kept(self, key: str, items: Sequence[Item]) -> list[Result] | None:
+    def _kept(self, items: Sequence[Item]) -> list[Result] | None:
+        key = _page_key(self._job.id, items[0].index)
         try:
             data = self._destination.get(key).data
         except ObjectMissingError:
@@ -209,5 +227,9 @@ def forget_results(destination: Storage, job: str, indices: Iterable[int]) -> No
         destination.delete(_page_key(job, first))
 
 
+def _pages(job: str) -> str:
+    return f"{job_prefix(job)}results/"
+
+
 def _page_key(job: str, first: int) -> str:
-    return f"{job_prefix(job)}results/{first:010d}.jsonl"
+    return f"{_pages(job)}{first:010d}.jsonl"

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from producer.cli import app as command_line
 from producer.follow import Summary
 from producer.repairs import retry
-from producer.results import Result, Results
+from producer.results import Result, Results, forget_results
 from producer.sealing import seal
 from producer.selection import Selection
 from producer.session import Session, create_job
@@ -69,7 +69,10 @@ def export(session: Session, *arguments: str) -> bytes:
 
 def test_results_are_the_same_from_records_and_from_kept_pages(made: Session) -> None:
     """Read again they come from one file a thousand, with and without a broker."""
+    gathered = list(Results(made.job, made.destination, made.progress))
+    forget_results(made.destination, made.job.id, [0])
     first = list(Results(made.job, made.destination, made.progress))
+    assert first == gathered
     assert [(r.key, r.outcome, r.reasons) for r in first] == [
         ("a b.jpg", "done", ()),
         ("unsure.jpg", "needs_review", ("asked_for",)),
@@ -127,6 +130,7 @@ def test_a_damaged_record_is_one_item_that_is_missing(made: Session, tmp_path: P
 
 def test_who_may_only_read_the_catalogue_can_export_it(made: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeping pages for the next time is a help, not a need."""
+    forget_results(made.destination, made.job.id, [0])
 
     def put(*_: object, **__: object) -> bool:
         raise StorageRefusedError("read only")
@@ -139,6 +143,7 @@ def test_who_may_only_read_the_catalogue_can_export_it(made: Session, monkeypatc
 
 def test_rows_that_are_taken_back_while_they_are_read_are_not_kept(made: Session) -> None:
     """A retry that begins meanwhile: the next table tells what comes of it."""
+    forget_results(made.destination, made.job.id, [0])
 
     class Interrupted(Progress):
         """Somebody retries right after the outcome of a page was looked up."""

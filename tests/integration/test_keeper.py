@@ -62,6 +62,8 @@ def test_keepers_end_what_nobody_follows(catalogue: Catalogue, client: Redis, tm
     with Kept(catalogue.settings, [str(catalogue.out)]) as kept:
         wait_until(lambda: load_summary(session.destination, session.job.id) is not None)
         assert [keeper.active for keeper in kept.keepers].count(True) == 1
+        # What it ended with is ready to be handed over.
+        wait_until(lambda: len(list(session.destination.list(f"jobs/{session.job.id}/results/"))) == 1)
     assert client.exists(KEPT)
     summary = load_summary(session.destination, session.job.id)
     assert summary is not None
