@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from producer.collect import REPORT_ITEMS, Collector
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from shared.recipe import Recipe
     from shared.settings import Settings
     from shared.storage import Storage
+
+
+log = logging.getLogger(__name__)
 
 
 def create_job(
@@ -158,16 +163,25 @@ class Session:
                 f"job {self.job.id} takes photos as they come: `vitrina watch`, as it was started, goes on"
             )
         photos: Iterator[Photo] | None = None
-        while True:
-            try:
-                with self.producing(tick) as submitter:
-                    submitter.catch_up()
-                    # Listed once, however often the broker comes back empty: standard input is not there a second time.
-                    photos = photos if photos is not None else self._left(selection, submitter.items)
-                    submitter.feed(photos)
-            except ProgressLostError:
-                continue  # what storage holds is worked out again, and the rest is queued again
-            return
+        with self._reconciling() as reconciler:
+
+            def look(counts: Counts) -> None:
+                tick(counts)
+                try:
+                    reconciler.look(counts, partial(tick, counts))
+                except (BrokerError, StorageError) as error:  # feeding has a patience of its own
+                    log.warning("%s", error, extra={"action": "wait", "job": self.job.id})
+
+            while True:
+                try:
+                    with self.producing(look) as submitter:
+                        submitter.catch_up()
+                        # Listed once, however often the broker comes back empty: standard input is not there a second time.
+                        photos = photos if photos is not None else self._left(selection, submitter.items)
+                        submitter.feed(photos)
+                except ProgressLostError:
+                    continue  # what storage holds is worked out again, and the rest is queued again
+                return
 
     def _left(self, selection: Selection, items: ItemList) -> Iterator[Photo]:
         """List the photos that are not in the job's record yet."""
@@ -181,11 +195,17 @@ class Session:
 
     def follow(self, tick: Callable[[Counts], None] = _nothing) -> Counts:
         """Wait until nothing of the job is left to do, and send again what the broker has lost. Returns the final counts."""
+        with self._reconciling() as reconciler:
+            counts = follow(self.progress, tick, lambda counts: reconciler.look(counts, partial(tick, counts)))
+            reconciler.gather(counts)
+        return counts
+
+    @contextlib.contextmanager
+    def _reconciling(self) -> Iterator[Reconciler]:
+        """Do for this job, while it is fed or followed, what a keeper would."""
         app = make_app(self.settings)
         try:
-            reconciler = Reconciler(app, self.client, self.job, self.destination, self.settings)
-
-            return follow(self.progress, tick, reconciler.look)
+            yield Reconciler(app, self.client, self.job, self.destination, self.settings)
         finally:
             app.close()
 

@@ -106,6 +106,25 @@ def test_messages_that_the_broker_loses_are_sent_again(catalogue: Catalogue, cli
     assert followed(session) == (60, 60, 0)
 
 
+def test_messages_that_the_broker_loses_hold_no_feeding_up(catalogue: Catalogue, client: Redis) -> None:
+    """A window full of lost ones would never have room again: the one that feeds the job looks after it, too."""
+    catalogue.settings = catalogue.settings.model_copy(update={"window": 10})
+    for number in range(60):
+        catalogue.add(f"{number}.jpg", "slow:0.05")
+    session = unfed(catalogue)
+    lost = []
+
+    def lose(counts: Counts) -> None:
+        if not lost and counts.sent > 20 and client.llen(STAGES[0]):
+            lost.append(client.delete(*STAGES))
+        assert time.monotonic() < deadline
+
+    deadline = time.monotonic() + 60
+    session.feed(lose)
+    assert lost
+    assert followed(session) == (60, 60, 0)
+
+
 def test_rows_of_standard_input_outlast_a_broker_that_comes_back_empty(
     catalogue: Catalogue, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
