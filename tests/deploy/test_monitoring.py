@@ -104,6 +104,19 @@ def test_every_alert_has_its_case() -> None:
         assert set(alert["annotations"]) == {"summary", "action"}
 
 
+def test_an_alert_knows_what_the_autoscaler_asks_for() -> None:
+    """What a worker may have waiting before `VitrinaWorkerGone` misses one is the target of its stage's ScaledObject."""
+    (expression,) = (each["expr"] for each in alerts() if each["alert"] == "VitrinaWorkerGone")
+    mine, others = (
+        re.search(rf'stage{sign}"inpainting".*/ (\d+)', expression)[1]  # type: ignore[index]
+        for sign in ("=", "!=")
+    )
+    for stage in STAGES:
+        scaled = yaml.safe_load((FOLDER.parent / "k8s/overlays/keda" / f"{stage}.yaml").read_text(encoding="utf-8"))
+        target = scaled["spec"]["advanced"]["scalingModifiers"]["target"]
+        assert target == (mine if stage == "inpainting" else others)
+
+
 @needs_promtool
 def test_prometheus_takes_its_configuration() -> None:
     """With its rules."""
@@ -136,7 +149,7 @@ def test_what_is_grouped_by_is_a_label(served: dict[str, set[str]]) -> None:
     known = set().union(*served.values()) | FOUND_BY_PROMETHEUS
     texts = [*queries(), *(alert["expr"] for alert in alerts())]
     grouped = {
-        label for text in texts for names in re.findall(r"(?:by|on) \(([^)]*)\)", text) for label in names.split(", ")
+        label for text in texts for names in re.findall(r"(?:by|on) \(([^)]+)\)", text) for label in names.split(", ")
     }
     assert grouped > {"stage", "queue", "job_id"}
     assert grouped <= known
