@@ -8,7 +8,7 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from shared.errors import ModelMissingError, UsageError
+from shared.errors import ModelCorruptError, ModelMissingError, UsageError
 from shared.models.catalogue import REGISTRY, from_hub, opus_mt
 from shared.models.hub import COMPLETE, HubModel
 from shared.models.record import Model
@@ -61,8 +61,10 @@ def locate(weights: str, models_dir: Path) -> Path:
     """
     try:
         return _locate(weights, models_dir)
-    except UsageError as error:
-        raise error if isinstance(error, ModelMissingError) else ModelMissingError(str(error)) from None
+    except (ModelMissingError, ModelCorruptError):
+        raise
+    except UsageError as error:  # no model has such a name
+        raise ModelMissingError(str(error)) from None
 
 
 def _locate(weights: str, models_dir: Path) -> Path:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 _GB = 1_000_000_000
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
+_SAM_DIGESTS = {
+    "vit_h": ("4b8939a88964f0f4ff5f5b2642c598a6", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    "vit_l": ("0b3195507c641ddb6910d2bb5adee89c", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    "vit_b": ("01ec64d29a2fca3f0661936605ae66f8", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+}
+# MD5 and SHA-256. The published names end in the beginning of the MD5, which is no proof of content: the SHA-256 is.
 _OPEN_RAIL = "CreativeML Open RAIL-M"
 _FIRST = "main"
 # Of a repository for which no commit could be verified: its first fetch pins the one it finds.
@@ -52,18 +58,18 @@ _MODELS: tuple[Model, ...] = (
         CheckpointModel(
             name=f"sam-{variant.replace('_', '-')}",
             stage="segmentation",
-            url=f"{_SAM}sam_{variant}_{mark}.pth",
-            revision=mark,  # of the file's MD5, which checks nothing here
+            url=f"{_SAM}sam_{variant}_{md5[:6]}.pth",
+            revision=md5[:6],
             sha256=sha256,
             licence="Apache-2.0",
             commercial=True,
             size=size,
             memory=memory * _GB,
         )
-        for variant, mark, sha256, size, memory in (
-            ("vit_h", "4b8939", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", 2_564_550_879, 8),
-            ("vit_l", "0b3195", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", 1_249_524_607, 6),
-            ("vit_b", "01ec64", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", 375_042_383, 4),
+        for variant, (md5, sha256), size, memory in (
+            ("vit_h", _SAM_DIGESTS["vit_h"], 2_564_550_879, 8),
+            ("vit_l", _SAM_DIGESTS["vit_l"], 1_249_524_607, 6),
+            ("vit_b", _SAM_DIGESTS["vit_b"], 375_042_383, 4),
         )
     ),
     HubModel(
@@ -184,6 +190,15 @@ _MODELS: tuple[Model, ...] = (
 
 REGISTRY: Mapping[str, Model] = {model.name: model for model in _MODELS}
 """Every model by its name. `starter` ones are the embedded default: real weights without a hub."""
+
+
+def published_sha256(file: str) -> str | None:
+    """Return the SHA-256 of the checkpoint that is published under a file name; None for any other name."""
+    for model in REGISTRY.values():
+        if isinstance(model, CheckpointModel) and model.file == file:
+            return model.sha256
+    return None
+
 
 _UNKNOWN = "not looked up: see the model's page"
 

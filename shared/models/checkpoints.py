@@ -23,7 +23,7 @@ _WAIT_SECONDS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointModel(Model):
-    """One file at an https address; `revision` is what its name carries."""
+    """One file at an https address."""
 
     url: str
     sha256: str
@@ -32,6 +32,11 @@ class CheckpointModel(Model):
     def origin(self) -> str:
         """Give the address."""
         return self.url
+
+    @property
+    def file(self) -> str:
+        """Return the file's name."""
+        return self.url.rpartition("/")[2]
 
     def find(self, models_dir: Path) -> Path:
         """Return the file's path once its digest is right."""
@@ -62,7 +67,7 @@ class CheckpointModel(Model):
         return path
 
     def _path(self, models_dir: Path) -> Path:
-        return models_dir / self.name / self.url.rpartition("/")[2]
+        return models_dir / self.name / self.file
 
     def _download(self, part: Path) -> None:
         have = part.stat().st_size if part.exists() else 0

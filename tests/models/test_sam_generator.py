@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pickle
 from pathlib import Path
@@ -12,6 +13,10 @@ import pytest
 from PIL import Image
 
 from shared.errors import ModelCorruptError, ModelMissingError
+from shared.models import REGISTRY, find
+from shared.models.checkpoints import CheckpointModel
+from shared.recipe import SamSegmentation
+from shared.settings import Settings
 
 pytest.importorskip("segment_anything", reason="the production models' libraries are not installed")
 
@@ -22,6 +27,7 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_
 from skimage import data
 
 from workers.random_models.sam import TINY_SIDE, build_sam, save_sam
+from workers.registry import make_model
 from workers.segmentation.sam.drawing import flags, place
 from workers.segmentation.sam.generator import Generator, Grid, Masks
 from workers.segmentation.sam.networks import Networks, Sizes, build, load
@@ -212,15 +218,31 @@ def test_the_published_sizes_are_read_right(variant: str) -> None:
         assert shapes == {key: value.shape for key, value in weights.items() if key.startswith(name)}
 
 
-def test_a_published_name_binds_the_content(tmp_path: Path) -> None:
-    """A file whose name ends in the beginning of a SHA-256 must have it."""
-    path = save_sam(tmp_path / "new.pth")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    good = path.rename(tmp_path / f"sam_vit_b_{sha256[:6]}.pth")
-    load(good, CPU, torch.float32)
-    wrong = good.rename(tmp_path / "sam_vit_h_4b8939.pth")
+@pytest.mark.parametrize("name", ["sam-vit-h", "sam-vit-l", "sam-vit-b"])
+def test_every_preset_loads_as_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A file of the published name and the published digest passes every check on its way into a worker; any other content is refused."""
+    record = REGISTRY[name]
+    assert isinstance(record, CheckpointModel)
+    path = tmp_path / name / record.url.rpartition("/")[2]
+    path.parent.mkdir()
+    save_sam(path)
+    section = SamSegmentation(model="sam", weights=name, prior=False)
+    model = make_model("segmentation", section, Settings(models_dir=tmp_path))
     with pytest.raises(ModelCorruptError, match="not the published file"):
-        load(wrong, CPU, torch.float32)
+        model.load("cpu", 1)
+    # The one thing that is not as published: which content the digest is of.
+    tiny = dataclasses.replace(record, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setitem(REGISTRY, name, tiny)  # type: ignore[arg-type] # a dict, which others are to take for constant
+    assert find(name, tmp_path) == path
+    model.load("cpu", 1)
+
+
+def test_a_published_name_binds_the_content(tmp_path: Path) -> None:
+    """Wherever the file lies; a name of one's own, however alike, binds nothing."""
+    path = save_sam(tmp_path / "sam_vit_h_4b8939.pth")
+    with pytest.raises(ModelCorruptError, match="not the published file"):
+        load(path, CPU, torch.float32)
+    load(path.rename(tmp_path / "sam_vit_h_abcdef.pth"), CPU, torch.float32)
 
 
 class Trap:

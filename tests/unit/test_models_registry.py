@@ -14,6 +14,7 @@ import pytest
 
 from shared import models
 from shared.errors import ModelCorruptError, ModelMissingError, UsageError
+from shared.models.catalogue import published_sha256
 from shared.models.checkpoints import CheckpointModel
 from shared.models.wheels import WheelModel
 
@@ -50,6 +51,25 @@ def test_files_are_compared_with_a_whole_digest() -> None:
     files = [model for model in models.REGISTRY.values() if isinstance(model, WheelModel | CheckpointModel)]
     assert {model.name for model in files} >= {"u2netp", "efficientnet-lite0", "sam-vit-h", "sam-vit-l", "sam-vit-b"}
     assert all(re.fullmatch("[0-9a-f]{64}", model.sha256) for model in files)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "md5"),
+    [
+        ("sam-vit-h", "sam_vit_h_4b8939.pth", "4b8939a88964f0f4ff5f5b2642c598a6"),
+        ("sam-vit-l", "sam_vit_l_0b3195.pth", "0b3195507c641ddb6910d2bb5adee89c"),
+        ("sam-vit-b", "sam_vit_b_01ec64.pth", "01ec64d29a2fca3f0661936605ae66f8"),
+    ],
+)
+def test_a_checkpoints_name_carries_its_md5_and_its_record_the_sha256(name: str, file: str, md5: str) -> None:
+    """The published names end in the beginning of the MD5; no SHA-256 begins so, and the SHA-256 is what is compared."""
+    model = models.REGISTRY[name]
+    assert isinstance(model, CheckpointModel)
+    assert (model.file, model.revision) == (file, md5[:6])
+    assert model.url.endswith(f"/{file}")
+    assert published_sha256(file) == model.sha256
+    assert not model.sha256.startswith(md5[:6])
+    assert published_sha256(f"my_{file}") is None
 
 
 @pytest.mark.usefixtures("index")

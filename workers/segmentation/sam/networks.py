@@ -20,6 +20,7 @@ from segment_anything.modeling import (  # type: ignore[import-untyped] # ships 
 )
 
 from shared.errors import ModelCorruptError, ModelMissingError
+from shared.models.catalogue import published_sha256
 from shared.models.wheels import digest
 from workers.segmentation.sam.decoder import Decoder
 from workers.segmentation.sam.encoder import Encoder
@@ -35,8 +36,6 @@ SUFFIXES = ".pth", ".pt", ".safetensors"
 DECODER_HEADS = 8
 """Attention heads of the mask decoder: the one size that no shape in a checkpoint tells."""
 
-_PUBLISHED = re.compile(r"vit_[hlb]_([0-9a-f]{6,64})$")
-# The published files end in the beginning of their SHA-256: sam_vit_h_4b8939.pth.
 _VARIANTS = {(1280, 32): "vit_h", (1024, 24): "vit_l", (768, 12): "vit_b"}
 
 
@@ -155,17 +154,17 @@ def _file(path: Path) -> Path:
 
 
 def _check_published(file: Path) -> None:
-    """Compare a published file with the beginning of the SHA-256 in its name."""
-    found = _PUBLISHED.search(file.stem)
-    if found is None:
+    """Make sure that a file with the name of a published one has its content, wherever it came from."""
+    sha256 = published_sha256(file.name)
+    if sha256 is None:
         return
     try:
         status = file.stat()
-        sha256 = digest(file, status.st_size, status.st_mtime_ns)
+        found = digest(file, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise ModelMissingError(f"cannot read {file}: {error.strerror}") from None
-    if not sha256.startswith(found[1]):
-        msg = f"{file} is not the published file (its SHA-256 begins with {sha256[: len(found[1])]}): fetch it again"
+    if found != sha256:
+        msg = f"{file} is not the published file (its SHA-256 is {found}): fetch it again, or give yours another name"
         raise ModelCorruptError(msg)
 
 
