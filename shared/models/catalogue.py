@@ -23,7 +23,7 @@ _SAM_DIGESTS = {
 # MD5 and SHA-256. The published names end in the beginning of the MD5, which is no proof of content: the SHA-256 is.
 _OPEN_RAIL = "CreativeML Open RAIL-M"
 _FIRST = "main"
-# Of a repository for which no commit could be verified: its first fetch pins the one it finds.
+# Of a repository whose commit nobody has looked up: its first fetch pins the one it finds.
 
 _MODELS: tuple[Model, ...] = (
     WheelModel(
@@ -76,7 +76,7 @@ _MODELS: tuple[Model, ...] = (
         name="dreamshaper-8",
         stage="inpainting",
         repo="Lykon/dreamshaper-8-inpainting",
-        revision=_FIRST,
+        revision="a09e9d0bb9849aaf46c8fc59dfa604796da15a39",
         licence=_OPEN_RAIL,
         commercial=True,
         size=2_740_000_000,
@@ -138,13 +138,16 @@ _MODELS: tuple[Model, ...] = (
             name=f"lcm-lora-{family}",
             stage="inpainting",
             repo=f"latent-consistency/lcm-lora-{theirs}",
-            revision=_FIRST,
+            revision=revision,
             licence="CreativeML Open RAIL++-M",
             commercial=True,
             size=size,
             memory=0,  # it is added to the weights of another
         )
-        for family, theirs, size in (("sd15", "sdv1-5", 135_000_000), ("sdxl", "sdxl", 394_000_000))
+        for family, theirs, revision, size in (
+            ("sd15", "sdv1-5", "cf2fced511dbe7e26c8d1d397e728fbab875db4b", 134_621_556),
+            ("sdxl", "sdxl", "a18548dd4956b174ec5b0d78d340c8dae0a129cd", 393_855_224),
+        )
     ),
     HubModel(
         name="blip2-opt-2.7b",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,8 @@ def test_missing_weights_say_what_to_do(tmp_path: Path, weights: str, said: str)
     "model", [m for m in REGISTRY.values() if isinstance(m, HubModel)], ids=lambda model: model.name
 )
 def test_hub_models_are_pinned(model: HubModel) -> None:
-    """All but those whose commits nobody has published; a recipe's outputs are named by it."""
-    assert len(model.revision) == 40 or model.name in {"dreamshaper-8", "lcm-lora-sd15", "lcm-lora-sdxl"}
+    """To a commit, never to a branch; a recipe's outputs are named by it."""
+    assert re.fullmatch("[0-9a-f]{40}", model.revision)
     assert weights_revision(model.name) == model.revision
     assert all(name in REGISTRY for name in model.also)
 
