@@ -48,11 +48,17 @@ class TextFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object a line for machines."""
 
+    def __init__(self, worker: str = "") -> None:
+        """Name the `worker` in each line: those of many come together in one place."""
+        super().__init__()
+        self._worker = {"worker": worker} if worker else {}
+
     def format(self, record: logging.LogRecord) -> str:
-        """Write one object."""
+        """Write one object; the time is UTC, to the millisecond."""
         row = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname,
+            **self._worker,
             "logger": record.name,
             "message": _message(record),
             **_fields(record),
@@ -81,10 +87,10 @@ def quiet_root_warning() -> None:
     warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
 
 
-def configure_logging(settings: Settings) -> None:
-    """Send every logger's records to stderr in the chosen format."""
+def configure_logging(settings: Settings, *, worker: str = "") -> None:
+    """Send every logger's records to stderr in the chosen format, JSON with the name of the `worker` that writes them."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(worker) if settings.log_format == "json" else TextFormatter())
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for noisy in ("botocore", "boto3", "urllib3", "celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

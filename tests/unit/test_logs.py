@@ -43,8 +43,10 @@ def test_the_stable_fields_are_in_the_json() -> None:
     except ValueError:
         made = record("failed", action="failed", job="j", key="a.jpg")
         made.exc_info = sys.exc_info()
-    line = JsonFormatter().format(made)
+    made.created, made.msecs = 1e9 + 0.0625, 62.5
+    line = JsonFormatter(worker="segmentation@gpu-1").format(made)
     row = json.loads(line)
+    assert (row["time"], row["worker"]) == ("2001-09-09T01:46:40.062Z", "segmentation@gpu-1")
     assert (row["action"], row["job"], row["key"], row["level"]) == ("failed", "j", "a.jpg", "ERROR")
     assert "ValueError" in row["traceback"]
     assert "\n" not in line
