@@ -60,7 +60,9 @@ class Process:
         self, settings: Settings, make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]]
     ) -> None:
         self._settings = settings
-        self._client = connect(settings)
+        self._name = ""
+        # Quick: the watchdog, which asks, must not be held up by a broker that is silent.
+        self._client = connect(settings, quick=True)
         self.app = make_app(settings)
         self._runners: dict[StageName, Runner] = {
             stage: Runner(stage, settings, make=make, stopping=stopping.is_set) for stage in STAGES
@@ -79,10 +81,17 @@ class Process:
         register(self.app, self._runners, guard)
         self.app.steps["consumer"].add(PacedEvents)
 
-    def load(self, **_: Any) -> None:
-        """Answer probes, then load the models of the queues this worker serves; end the process where that cannot be."""
+    def log(self, **_: Any) -> None:
+        """Log as the settings say, from before the models are loaded; Celery asks for it a second time."""
+        configure_logging(self._settings, worker=self._name)
+
+    def load(self, sender: Any, **_: Any) -> None:
+        """Answer probes and beat, then load the models of the queues this worker serves; end the process where that cannot be."""
         # Celery's signals would swallow an exception, and the start go on without a model.
         try:
+            self._name = str(sender.hostname)
+            self.log()
+            self._watchdog.start()
             if self._settings.metrics_port:
                 Probe(self._settings.metrics_port, alive=lambda: self._watchdog.alive, ready=self._ready)
             recipe = Recipe.load(self._settings.preload) if self._settings.preload else Recipe()
@@ -103,7 +112,7 @@ class Process:
     def begin(self, sender: Any, **_: Any) -> None:
         """Show the worker and watch over it, now that it takes messages."""
         self._presence.start(sender)
-        self._watchdog.start()
+        self._watchdog.expect_tasks()
 
     def stop(self, **_: Any) -> None:
         """Finish the batch that runs, and hand back everything else; a second request ends the worker at once."""
@@ -143,7 +152,7 @@ def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings],
         sys.stderr.write(f"vitrina: {error}\n")
         sys.exit(CONFIG_STATUS)
     # Not weak: nothing else holds the process.
-    setup_logging.connect(lambda **_: configure_logging(settings), weak=False)
+    setup_logging.connect(process.log, weak=False)
     worker_init.connect(process.load, weak=False)
     worker_ready.connect(process.begin, weak=False)
     worker_shutting_down.connect(process.stop, weak=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TURN_SECONDS = 1.0
+LOOKS = 10
+"""How often within the stall deadline it is asked whether there is work."""
 STALE_SECONDS = 30.0
 """A worker whose watchdog did not turn for this long is held up as a whole: longer than any call holds the interpreter's lock."""
 
@@ -24,8 +27,9 @@ STALE_SECONDS = 30.0
 class Watchdog:
     """A thread that looks once a second.
 
-    A task that works for longer than `task_deadline` is wedged. So is a worker in which no task began or ended for `stall_deadline` although
-    `waiting` says that there is work; `waiting` is asked seldom, and raises nothing.
+    A task that works for longer than its deadline is wedged. So is a worker in which no task works and none has begun, ended or rested for
+    `stall_deadline`, although `waiting` said each time that there is work: messages in its queues, or such as it holds. `waiting` is asked
+    seldom, answers within seconds, and raises nothing.
     """
 
     def __init__(
@@ -42,18 +46,21 @@ class Watchdog:
         self._waiting = waiting
         self._heartbeat = heartbeat
         self._on_wedged = on_wedged
-        self._working: dict[int, float] = {}
-        # By thread: since when its task works.
-        self._present = 0
-        self._changed = self._turned = time.monotonic()
-        self._lock = threading.Lock()
+        self._working: dict[int, tuple[float, float]] = {}
+        # By thread: since when its task works, and for how long it may.
+        self._asked = self._turned = time.monotonic()
+        self._changed = math.inf
+        # Not yet: whoever loads a model, or waits for a broker, takes nothing.
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Look from now on."""
-        self._changed = time.monotonic()
+        """Beat, and look at tasks, from now on."""
         self._thread.start()
+
+    def expect_tasks(self) -> None:
+        """Look from now on whether any are taken: the worker says that it takes them."""
+        self._changed = time.monotonic()
 
     def close(self) -> None:
         """Look no more; the heartbeat file goes."""
@@ -70,18 +77,18 @@ class Watchdog:
 
     @contextmanager
     def task(self) -> Iterator[None]:
-        """Count a task that is there, working or waiting for something that may take its time."""
-        self._count(1)
+        """Note that a task begins and ends: the worker gets on."""
+        self._changed = time.monotonic()
         try:
             yield
         finally:
-            self._count(-1)
+            self._changed = time.monotonic()
 
     @contextmanager
-    def work(self) -> Iterator[None]:
-        """Watch over the work of this thread's task: it may not take longer than the deadline."""
+    def work(self, deadline: float = math.inf) -> Iterator[None]:
+        """Watch over the work of this thread's task: it may not take longer than `deadline` seconds, nor than the deadline of all."""
         me = threading.get_ident()
-        self._working[me] = time.monotonic()
+        self._working[me] = time.monotonic(), min(deadline, self._task_deadline)
         try:
             yield
         finally:
@@ -89,27 +96,33 @@ class Watchdog:
 
     def rest(self) -> None:
         """Begin this thread's deadline anew: what it waited for was not its own work."""
-        if threading.get_ident() in self._working:
-            self._working[threading.get_ident()] = time.monotonic()
-
-    def _count(self, change: int) -> None:
-        with self._lock:
-            self._present += change
-            self._changed = time.monotonic()
+        me, now = threading.get_ident(), time.monotonic()
+        self._changed = now
+        if me in self._working:
+            self._working[me] = now, self._working[me][1]
 
     def _watch(self) -> None:
         while not self._stop.wait(min(TURN_SECONDS, self._task_deadline / 4, self._stall_deadline / 4)):
             now = self._turned = time.monotonic()
             if self._heartbeat:
                 self._beat(self._heartbeat)
-            since = min(self._working.copy().values(), default=now)
-            if now - since > self._task_deadline:
-                self._on_wedged("a task is past its deadline", now - since)
-            with self._lock:
-                idle = not self._present and now - self._changed > self._stall_deadline
-                self._changed = now if idle else self._changed
-            if idle and self._waiting():
-                self._on_wedged("nothing is taken although there is work", self._stall_deadline)
+            working = self._working.copy().values()
+            late = [now - since for since, deadline in working if now - since > deadline]
+            if late:
+                self._on_wedged("a task is past its deadline", max(late))
+            if working:
+                self._changed = now  # it has a deadline of its own, for which all others may wait
+            elif self._stalls(now):
+                self._on_wedged("nothing gets on although there is work", now - self._changed)
+
+    def _stalls(self, now: float) -> bool:
+        """Tell whether there has been work for the whole deadline, and nothing came of it."""
+        if now - max(self._changed, self._asked) < self._stall_deadline / LOOKS:
+            return False
+        self._asked = now
+        if not self._waiting():
+            self._changed = now
+        return now - self._changed > self._stall_deadline
 
     @staticmethod
     def _beat(file: Path) -> None:

@@ -219,6 +219,7 @@ class Watched:
 
     def __enter__(self) -> Self:
         self.dog.start()
+        self.dog.expect_tasks()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -237,7 +238,7 @@ def test_work_past_its_deadline_ends_the_process(monkeypatch: pytest.MonkeyPatch
             wait_until(lambda: watched.dog._turned == clock[0])
         return watched.said
 
-    with Watched(waiting=True) as watched, watched.dog.task():
+    with Watched(waiting=False) as watched, watched.dog.task():
         assert said_after(0.6) == []
         with watched.dog.work():
             assert said_after(0.2) == []
@@ -255,6 +256,19 @@ def test_a_worker_that_takes_nothing_ends_if_there_is_work(*, waiting: bool) -> 
         else:
             time.sleep(0.8)
             assert not watched.said
+
+
+def test_who_does_not_take_tasks_yet_need_not_take_any() -> None:
+    """A model that takes long to load, or a broker that is away, is no wedged worker."""
+    watched = Watched(waiting=True)
+    watched.dog.start()
+    try:
+        time.sleep(0.8)
+        assert not watched.said
+        watched.dog.expect_tasks()
+        wait_until(lambda: watched.said)
+    finally:
+        watched.dog.close()
 
 
 def test_a_healthy_worker_beats(tmp_path: Path) -> None:

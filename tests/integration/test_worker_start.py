@@ -1,0 +1,81 @@
+"""How a worker process starts, which commands start one, and what it shows of itself meanwhile."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from made_jobs import ROOT, wait_until
+
+from producer.embedded import free_port
+from producer.launch import env_for
+from shared.settings import Settings
+from workers.boot import Process
+from workers.testing import make_instant
+from workers.watchdog import STALE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CELERY = Path(sys.executable).with_name("celery")
+
+
+@contextmanager
+def started(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start Celery's own command; what it says is thrown away."""
+    process = subprocess.Popen(
+        [CELERY, *arguments], cwd=ROOT, env=os.environ | env_for(settings), stdout=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def status(port: int, path: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["refuses", "says nothing"])
+def test_a_worker_without_a_broker_lives_and_is_not_ready(tmp_path: Path, *, silent: bool) -> None:
+    """A supervisor that ended it would only have it wait again; nobody counts on it meanwhile."""
+    beat = tmp_path / "beat"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = free_port()
+        settings = Settings(
+            broker=f"redis://127.0.0.1:{server.getsockname()[1]}/0", metrics_port=port, heartbeat_file=beat
+        )
+        if not silent:
+            server.close()
+        with started(settings, "-A", "workers.testing", "worker", "-Q", "segmentation", "-P", "threads") as worker:
+            wait_until(lambda: beat.exists() or worker.poll() is not None)
+            first = beat.stat().st_mtime_ns
+            wait_until(lambda: status(port, "/healthz") == 200)
+            wait_until(lambda: beat.stat().st_mtime_ns > first)
+            assert status(port, "/readyz") == 503
+
+
+def test_a_broker_that_falls_silent_holds_the_watchdog_up_for_seconds_only() -> None:
+    """The thread that asks it how much waits is the one whose beat says that the worker lives."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = Settings(broker=f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+        process = Process(silent, make_instant)
+        asked = time.monotonic()
+        assert not process._messages_wait()
+        assert time.monotonic() - asked < STALE_SECONDS / 2
