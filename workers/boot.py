@@ -9,6 +9,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from celery import concurrency
+from celery.concurrency.thread import TaskPool as Threads
 from celery.signals import setup_logging, worker_init, worker_ready, worker_shutdown, worker_shutting_down
 
 from shared import tracing
@@ -53,6 +55,13 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
+def _require_threads(pool: Any) -> None:
+    """Refuse Celery's other pools. Raises `UsageError`."""
+    if concurrency.get_implementation(pool) is not Threads:
+        # A process of prefork's has the models, but not the threads that run them; solo renews no lease while a task runs.
+        raise UsageError("a worker is one process with many threads: leave out --pool, or give --pool threads")
+
+
 class Process:
     """One worker process: what it is made of, and what it does at its start and its end."""
 
@@ -91,6 +100,7 @@ class Process:
         try:
             self._name = str(sender.hostname)
             self.log()
+            _require_threads(sender.pool_cls)
             self._watchdog.start()
             if self._settings.metrics_port:
                 Probe(self._settings.metrics_port, alive=lambda: self._watchdog.alive, ready=self._ready)

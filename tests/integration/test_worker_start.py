@@ -42,6 +42,22 @@ def started(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[by
         process.wait()
 
 
+def test_a_pool_that_would_hang_is_refused() -> None:
+    """In one line, with status 78: no supervisor tries again."""
+    done = subprocess.run(
+        [CELERY, "-A", "workers.testing", "worker", "-Q", "segmentation", "-P", "solo"],
+        cwd=ROOT,
+        env=os.environ | env_for(Settings(broker="redis://127.0.0.1:1/0")),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 78, done.stderr
+    assert "give --pool threads" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def status(port: int, path: str) -> int:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
