@@ -5,16 +5,20 @@ from __future__ import annotations
 import ipaddress
 import os
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kombu.transport import TRANSPORT_ALIASES
 
 from shared.broker import make_app
 from shared.connection import connect
 from shared.errors import UsageError
+from shared.logs import configure_logging
 
 if TYPE_CHECKING:
     from shared.settings import Settings
+
+SAVE_SECONDS = 60
+"""Between two times that what Flower remembers is written to its file: what a crash may cost. Ten thousand tasks take a second of it."""
 
 
 def run_flower(settings: Settings) -> int:
@@ -23,6 +27,7 @@ def run_flower(settings: Settings) -> int:
     connect(settings).close()  # an address that cannot be one is told here, in one line
     if find_spec("flower") is None:
         raise UsageError("Flower is not installed: install vitrina[flower]")
+    configure_logging(settings)
     passwords = _passwords(settings)
     if passwords:
         # Flower reads this variable itself; on a command line every user of the machine could read it.
@@ -32,6 +37,8 @@ def run_flower(settings: Settings) -> int:
         # Flower looks into a broker whose transport it knows by name: here ours goes by Redis' own.
         TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = app.conf.broker_transport
         app.conf.broker_transport = None
+    if prefix := _prefix(settings):
+        _redirect_to(prefix)
     try:
         return int(app.start(["flower", *options]) or 0)
     except OSError as error:
@@ -47,13 +54,33 @@ def flower_options(settings: Settings) -> list[str]:
         msg = f"{settings.flower_address or 'every address'} can be reached from other machines, and nobody is asked for a password: "
         raise UsageError(f"{msg}set VITRINA_FLOWER_AUTH=user:password, or VITRINA_FLOWER_ADDRESS=127.0.0.1")
     options = [f"--address={settings.flower_address}", f"--port={settings.flower_port}"]
-    options += [f"--max_tasks={settings.flower_max_tasks}", f"--url_prefix={settings.flower_url_prefix.strip('/')}"]
+    options += [f"--max_tasks={settings.flower_max_tasks}", f"--url_prefix={_prefix(settings)}"]
     options.append("--tasks_columns=name,args,state,received,runtime,worker,uuid")  # the argument is the photo's key
     # A `flowerconfig.py` in the working folder would be run, and could open what is closed here.
     options.append(f"--conf={os.devnull}")
+    options.append("--logging=none")  # its own would set our format and level aside
     if settings.flower_db:
-        options += ["--persistent=True", f"--db={settings.flower_db}"]
+        options += ["--persistent=True", f"--db={settings.flower_db}", f"--state_save_interval={SAVE_SECONDS * 1000}"]
     return options
+
+
+def _prefix(settings: Settings) -> str:
+    return settings.flower_url_prefix.strip("/")
+
+
+def _redirect_to(prefix: str) -> None:
+    """Have Flower send on who asks at the root, or for the prefix without its last slash; Prometheus and probes as well, which then need not know it."""
+    from flower import app, command  # noqa: PLC0415 - an extra
+    from tornado.web import RedirectHandler  # noqa: PLC0415 - comes with it
+
+    class Redirecting(app.Flower):  # type: ignore[misc] # it ships no types
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given)
+            here = {"url": f"/{prefix}/{{0}}", "permanent": False}
+            paths = (r"/(|metrics|healthcheck)", rf"/{prefix}()")
+            self.add_handlers(".*", [(path, RedirectHandler, here) for path in paths])
+
+    command.Flower = Redirecting
 
 
 def _passwords(settings: Settings) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,25 +21,36 @@ import pytest
 
 from producer.embedded import Broker, Flower, free_port
 from producer.flower import flower_options
+from shared.broker import make_app
 from shared.errors import UsageError
 from shared.keys import STAGES
 from shared.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from celery import Celery
     from made_jobs import Catalogue
 
+ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "producer.cli", "flower"]
+SAVES_OFTEN = [
+    *(sys.executable, "-c"),
+    "from producer import flower; from shared.settings import Settings; flower.SAVE_SECONDS = 1; flower.run_flower(Settings())",
+]
 PASSWORD = "open-sesame"  # noqa: S105 - the test's own
+LOGIN = f"boss:{PASSWORD}"
+
+
+def asked(url: str, auth: str | None) -> urllib.request.Request:
+    headers = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if auth else {}
+    return urllib.request.Request(url, headers=headers)
 
 
 def status(url: str, *, auth: str | None = None) -> int:
     """Return the HTTP status, or 0 while nobody answers."""
-    headers = {"Authorization": f"Basic {b64encode(auth.encode()).decode()}"} if auth else {}
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as page:
+        with urllib.request.urlopen(asked(url, auth), timeout=5) as page:
             return int(page.status)
     except urllib.error.HTTPError as error:
         error.close()
@@ -47,15 +59,33 @@ def status(url: str, *, auth: str | None = None) -> int:
         return 0
 
 
+def until(what: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for something while Flower runs."""
+    deadline = time.monotonic() + 60
+    while not what():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @contextmanager
-def flower(folder: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the command with these VITRINA_FLOWER_* settings."""
+def own_broker(folder: Path) -> Iterator[str]:
+    with Broker(folder / "broker") as broker:
+        yield broker.url
+
+
+@contextmanager
+def flower(
+    folder: Path, broker: str = "", command: list[str] = COMMAND, **settings: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Run the command with these VITRINA_FLOWER_* settings, and a broker of its own unless one is given."""
     given = {f"VITRINA_FLOWER_{name.upper()}": value for name, value in settings.items()}
+    paths = {"PYTHONPATH": str(ROOT)}
     with (
-        Broker(folder / "broker") as broker,
+        nullcontext(broker) if broker else own_broker(folder) as url,
         (folder / "log").open("w") as log,
         subprocess.Popen(
-            COMMAND, env=os.environ | {"VITRINA_BROKER": broker.url} | given, cwd=folder, text=True, stderr=log
+            command, env=os.environ | paths | {"VITRINA_BROKER": url} | given, cwd=folder, text=True, stderr=log
         ) as process,
     ):
         try:
@@ -73,25 +103,79 @@ def test_who_has_no_password_sees_nothing(tmp_path: Path) -> None:
     given = {
         "address": "0.0.0.0",  # noqa: S104 - with a password
         "port": str(port),
-        "auth": f"boss:{PASSWORD}",
+        "auth": LOGIN,
         "url_prefix": "/shop/",
         "db": str(tmp_path / "flower.db"),
     }
     with flower(tmp_path, **given) as process:
-        deadline = time.monotonic() + 60
-        while not status(f"{url}healthcheck"):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: bool(status(f"{url}healthcheck")), process)
         assert status(f"{url}workers") == status(f"{url}api/workers") == 401
         assert status(f"{url}workers", auth="boss:guess") == 401
-        assert status(f"{url}workers", auth=f"boss:{PASSWORD}") == 200
-        assert status(f"{url}broker", auth=f"boss:{PASSWORD}") == 200  # else it does not know our transport
+        assert status(f"{url}workers", auth=LOGIN) == 200
+        assert status(f"{url}broker", auth=LOGIN) == 200  # else it does not know our transport
         assert PASSWORD not in " ".join(psutil.Process(process.pid).cmdline())
     assert process.returncode == 0
     assert PASSWORD not in (tmp_path / "log").read_text()
     assert not (tmp_path / "was-run").exists()
     assert list(tmp_path.glob("flower.db*"))
+
+
+def test_the_root_leads_to_where_it_is_shown(tmp_path: Path) -> None:
+    """Who leaves the path out of the address, or its last slash, ends there, with or without a password; a wrong path is still one."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with flower(tmp_path, port=str(port), auth=LOGIN, url_prefix="in/shop") as process:
+        until(lambda: bool(status(f"{url}/in/shop/healthcheck")), process)
+        for path, place in (("", "/"), ("/", "/"), ("/in/shop", "/"), ("/metrics", "/metrics"), ("/healthcheck",) * 2):
+            with urllib.request.urlopen(asked(url + path, LOGIN), timeout=5) as page:
+                assert page.geturl() == f"{url}/in/shop{place}"
+        assert status(url) == status(f"{url}/in/shop") == 401
+        assert status(f"{url}/metrics") == 200
+        assert status(f"{url}/in", auth=LOGIN) == status(f"{url}/workers", auth=LOGIN) == 404
+
+
+def test_what_it_remembers_outlives_a_crash(tmp_path: Path) -> None:
+    """It is written to the file now and then, not at an orderly end alone."""
+    port = free_port()
+    given = {"port": str(port), "auth": LOGIN, "db": str(tmp_path / "history" / "flower")}
+    (tmp_path / "history").mkdir()
+
+    def remembered() -> list[str]:
+        try:
+            with urllib.request.urlopen(asked(f"http://127.0.0.1:{port}/api/tasks", LOGIN), timeout=5) as answer:
+                return list(json.load(answer))
+        except OSError:
+            return []
+
+    with own_broker(tmp_path) as broker:
+        app = make_app(Settings(broker=broker))
+        with flower(tmp_path, broker, SAVES_OFTEN, **given) as process:
+
+            def seen() -> bool:
+                with app.events.default_dispatcher(hostname="segmentation@here") as events:
+                    events.send("task-received", uuid="photo-1", name=STAGES[0], args="a.jpg", kwargs="{}")
+                return remembered() == ["photo-1"]
+
+            until(seen, process)
+            before = time.time()
+            until(lambda: any(file.stat().st_mtime > before for file in tmp_path.glob("history/*")), process)
+            process.kill()
+            process.wait()
+        with flower(tmp_path, broker, **given) as process:
+            until(lambda: remembered() == ["photo-1"], process)
+
+
+def test_its_log_is_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own lines as well: an object each, for machines, or none below the level."""
+    monkeypatch.setenv("VITRINA_LOG_FORMAT", "json")
+    for level in ("INFO", "ERROR"):
+        monkeypatch.setenv("VITRINA_LOG_LEVEL", level)
+        port = free_port()
+        with flower(tmp_path, port=str(port)) as process:
+            until(lambda port=port: bool(status(f"http://127.0.0.1:{port}/healthcheck")), process)  # type: ignore[misc]
+        lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+        assert all({"time", "level", "message"} <= set(line) for line in lines)
+        assert any("Visit me at" in line["message"] for line in lines) == (level == "INFO")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "", "::", "192.0.2.1", "flower.shop.example"])  # noqa: S104 - refused
