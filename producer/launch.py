@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
+from producer.gpus import visible
 from shared.keys import QUEUES
 
 if TYPE_CHECKING:
@@ -25,11 +26,18 @@ def env_for(settings: Settings) -> dict[str, str]:
 def worker_command(stage: StageName, settings: Settings, *, app: str = "workers.app") -> list[str]:
     """Return the command line of a stage's Celery worker.
 
-    It is named after the stage, its GPU where one was chosen, and this process, which becomes or owns the worker: two of one stage on a host
-    are told apart.
+    It is named after the stage, the GPU that it takes where there is one, and this process, which becomes or owns the worker: two of one stage
+    on a host are told apart.
     """
-    gpu = settings.device.partition(":")[2] or os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    name = "-".join([stage, *([f"gpu{gpu}"] if gpu.isdigit() else []), str(os.getpid())]) + "@%h"
+    name = "-".join([stage, *_gpu(settings.device), str(os.getpid())]) + "@%h"
     queues = ",".join(queue for queue in QUEUES if queue.partition(".")[0] == stage)
     command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-n", name]
     return [*command, "-P", "threads", "-c", str(settings.threads), "--without-gossip", "--without-mingle"]
+
+
+def _gpu(device: str) -> list[str]:
+    """Return a word for the GPU that `auto`, `cuda` or `cuda:1` stands for: its number on this machine, or how its id begins; none without one."""
+    kind, _, number = device.partition(":")
+    gpus = visible() if kind in {"auto", "cuda"} else []
+    place = int(number) if number.isdecimal() else 0
+    return [f"gpu{gpu}" if gpu.isdecimal() else gpu.lower()[:12] for gpu in gpus[place : place + 1]]

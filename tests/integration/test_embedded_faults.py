@@ -146,10 +146,11 @@ def test_two_workers_of_a_stage_on_a_host_are_told_apart() -> None:
     """Flower and `celery inspect` go by the name: the stage, and the process that owns it."""
     code = (
         "from producer.embedded import worker_command; from shared.settings import Settings\n"
-        "print('\\n'.join(worker_command('segmentation', Settings())))"
+        "print('\\n'.join(worker_command('segmentation', Settings(device='cpu'))))"
     )
     other = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).split("\n")
-    names = [command[command.index("-n") + 1] for command in (worker_command("segmentation", Settings()), other)]
+    ours = worker_command("segmentation", Settings(device="cpu"))
+    names = [command[command.index("-n") + 1] for command in (ours, other)]
     assert names[0] == f"segmentation-{os.getpid()}@%h"
     assert names[1] != names[0]
 
