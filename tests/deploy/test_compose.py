@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,39 @@ def test_the_example_tells_all_settings_and_their_defaults() -> None:
         defaults = {default for _, default in used().get(name, ())}
         if defaults:
             assert value in defaults, name
-        else:
+        elif not name.startswith("OTEL_"):  # their defaults are OpenTelemetry's
             assert value == str(fields[name.removeprefix("VITRINA_").lower()].default), name
+
+
+FIXED = {
+    "VITRINA_PROGRESS": "progress lies in the broker of the file",
+    "VITRINA_HEARTBEAT_FILE": "the health check asks over HTTP",
+    "VITRINA_PRELOAD": "RECIPE says it",
+    "VITRINA_MODELS_DIR": "the volume lies where the image has it",
+    "VITRINA_FLOWER_PORT": "FLOWER_PORT is where the machine shows it",
+    "VITRINA_GPU_CLAIMS": "a volume of docker-compose.gpu.yml",
+}
+"""Settings that are not for `.env`, and why."""
+
+
+def test_every_setting_reaches_the_containers() -> None:
+    """What settings there are, and the variables that the operator's page names besides, go on from .env or have their value in the file."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    named = {f"VITRINA_{name.upper()}" for name in Settings.model_fields} | set(
+        re.findall(r"\b(?:VITRINA|OTEL)_[A-Z_]*[A-Z]\b", page)
+    )
+    handed = {name for service in OURS.values() for name in service["environment"]}
+    assert named - handed == set(FIXED)
+
+
+def test_a_setting_reaches_every_service_that_heeds_it() -> None:
+    """Logs are wanted of all alike, and Flower remembers its tasks in a volume."""
+    for name in (*STAGES, "keeper", "producer", "flower"):
+        assert {"VITRINA_BROKER", "VITRINA_LOG_FORMAT", "VITRINA_LOG_LEVEL"} <= set(OURS[name]["environment"])
+    (volume,) = SERVICES["flower"]["volumes"]
+    kept = Path(plain(SERVICES["flower"]["environment"]["VITRINA_FLOWER_DB"]))
+    assert volume == f"flower:{kept.parent}"
+    assert re.search(rf"install --directory --owner vitrina .* {kept.parent} ", DOCKERFILE)
 
 
 def test_every_setting_exists() -> None:
@@ -196,15 +228,13 @@ def test_the_broker_forgets_nothing() -> None:
 
 
 def test_prometheus_finds_what_runs_here() -> None:
-    """Every name and port that it asks is a service's, and every file that is mounted is there."""
+    """Every name and port that it asks is a service's, the path is the usual one everywhere, and every file that is mounted is there."""
     config = yaml.safe_load((ROOT / "deploy/monitoring/prometheus.yml").read_text(encoding="utf-8"))
     asked = [each for job in config["scrape_configs"] for each in job["dns_sd_configs"]]
     ports = {name: str(each["port"]) for each in asked for name in each["names"]}
     assert ports.pop("flower") == plain(SERVICES["flower"]["ports"][0]).rpartition(":")[2]
     assert ports == {name: SERVICES[name]["environment"]["VITRINA_METRICS_PORT"] for name in (*STAGES, "keeper")}
-    flower = next(job for job in config["scrape_configs"] if job["job_name"] == "vitrina-flower")
-    prefix = plain(SERVICES["flower"]["environment"]["VITRINA_FLOWER_URL_PREFIX"])
-    assert flower["metrics_path"] == f"/{prefix}/metrics"
+    assert not any("metrics_path" in job for job in config["scrape_configs"])
     for service in SERVICES.values():
         for volume in service.get("volumes", ()):
             assert not volume.startswith("./") or (ROOT / volume.partition(":")[0]).exists()
@@ -238,6 +268,19 @@ def test_images_are_pinned() -> None:
         if name not in OURS:
             assert re.search(r":v?\d+\.\d+", plain(service["image"])), name
     assert re.search(r"^ARG BASE_IMAGE=\S+:\d+\.\d+\S*$", DOCKERFILE, re.MULTILINE)
+
+
+def test_images_say_what_they_are() -> None:
+    """Each has the labels by which registries and scanners know it, and the version is the package's."""
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert re.search(rf"^ARG VERSION={re.escape(package['version'])}$", DOCKERFILE, re.MULTILINE)
+    for body in IMAGES.values():
+        labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', body))
+        assert labels.pop("title").startswith("Vitrina ")
+        assert labels.pop("description")
+        assert labels.pop("licenses") == package["license"]
+        assert labels == {name: f"${name.upper()}" for name in ("version", "revision", "source")}
+        assert "ARG VERSION REVISION SOURCE\n" in body
 
 
 def test_a_change_of_code_installs_nothing() -> None:
