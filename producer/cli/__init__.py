@@ -15,6 +15,7 @@ from shared.errors import UsageError, VitrinaError
 from shared.printable import printable
 
 FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+AGAIN = "interrupted; run the same command again: what is finished is skipped"
 
 app = typer.Typer(
     name="vitrina",
@@ -60,7 +61,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         status = app(standalone_mode=False)
-    except typer.Abort:
+        if status == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt  # noqa: TRY301 - told below, as one that typer did not see
+    except KeyboardInterrupt:
+        print(f"vitrina: {AGAIN}", file=sys.stderr)  # noqa: T201 - this is the command line
+        status = INTERRUPTED
+    except typer.Abort:  # a question that was not answered with yes
         status = INTERRUPTED
     except ClickException as error:
         error.show()
@@ -71,9 +77,6 @@ def main() -> None:
     except VitrinaError as error:
         print(f"vitrina: {printable(str(error))}", file=sys.stderr)  # noqa: T201 - this is the command line
         status = FAILED
-    except KeyboardInterrupt:
-        print("vitrina: interrupted", file=sys.stderr)  # noqa: T201 - this is the command line
-        status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone; Python must not complain about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED

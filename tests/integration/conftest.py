@@ -10,7 +10,9 @@ from made_jobs import Catalogue, Workers
 from producer.embedded import Broker
 from shared.broker import make_app
 from shared.connection import connect
+from shared.errors import ModelMissingError
 from shared.keys import STAGES
+from shared.models import REGISTRY
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +36,17 @@ def workers(settings: Settings) -> Iterator[Workers]:
         started.start(stage, f"{stage}.priority,{stage}")
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="session")
+def models() -> None:
+    """Skip where the starter models were not fetched."""
+    try:
+        for model in REGISTRY.values():
+            if model.starter:
+                model.find(Settings().models_dir)
+    except ModelMissingError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
