@@ -28,8 +28,9 @@ from shared.errors import (
     StorageError,
     StorageRefusedError,
     UsageError,
+    VitrinaError,
 )
-from shared.jobs import Job, list_jobs, load_listed, load_summary, new_job_id
+from shared.jobs import Job, list_jobs, load_listed, load_summary, new_job_id, save_summary
 from shared.lease import Lease, feeding, is_held
 from shared.progress import NoProgress, Progress, known_jobs
 from shared.storage import open_storage
@@ -209,14 +210,25 @@ class Session:
         finally:
             app.close()
 
-    def finish(self, seconds: float, report: Path | None) -> Summary:
-        """Sum up a job that has ended, write the report and the job's summary."""
+    def finish(
+        self, seconds: float, report: Path | None, lost: Callable[[VitrinaError], object] = lambda _: None
+    ) -> Summary:
+        """Sum up a job that has ended: write its summary, then the report.
+
+        `lost` is told why a report could not be written; the summary, whose `report` is None then, stands without it.
+        """
         summary = Summary.of(self.job.id, self.progress.counts(), seconds)
-        if report:
-            summary = self.report(summary, report)
-        seal(self.destination, self.progress, summary)
+        seal(self.destination, self.progress, summary)  # first: a report may take minutes, and fail
         self.progress.expire()
-        return summary
+        if report is None:
+            return summary
+        try:
+            reported = self.report(summary, report)
+        except VitrinaError as error:
+            lost(error)
+            return summary
+        save_summary(self.destination, self.job.id, reported.to_dict())
+        return reported
 
     def report(self, summary: Summary, path: Path, limit: int = REPORT_ITEMS) -> Summary:
         """Write the report and return the summary with its place."""

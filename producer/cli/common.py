@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import SecretStr
 from rich.console import Console
 
+from shared.errors import UsageError
 from shared.printable import printable, to_json
 from shared.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.text import Text
 
 
@@ -45,6 +49,21 @@ def load_settings(**overrides: Any) -> Settings:
     """Build the settings; the command line's values win over the environment's. Raises `UsageError`."""
     broker = overrides.pop("broker", None)
     return Settings.load(broker=SecretStr(broker) if broker is not None else None, **overrides)
+
+
+def check_report(path: Path, option: str) -> None:
+    """Make sure that a report can be written where `option` says, before the work that it tells of. Makes its folder. Raises `UsageError`."""
+    why: object = ""
+    try:
+        if path.exists() and not path.is_file():
+            why = "it is a folder, or a device, which a file would replace"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+    if why:
+        raise UsageError(f"cannot write the report to {path} ({why}): give {option} another place")
 
 
 def print_json(data: Any) -> None:

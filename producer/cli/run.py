@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, check_report, err, load_settings
 from producer.cli.photos import (
     ExcludeOption,
     IncludeOption,
@@ -36,6 +36,7 @@ from shared.storage import open_storage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from shared.errors import VitrinaError
     from shared.progress import Counts
     from shared.recipe import Recipe
     from shared.settings import Settings
@@ -55,13 +56,14 @@ def run_job(session: Session, report: Path | None, look_after: Callable[[], None
             look_after()
             display.show(counts)
 
-        try:
-            session.feed(show)
-            session.follow(show)
-        except KeyboardInterrupt:
-            err.print("interrupted; finished photos stay: run the same command again and they are skipped")
-            raise
-    summary = session.finish(time.monotonic() - start, report)
+        session.feed(show)
+        session.follow(show)
+
+    def lost(error: VitrinaError) -> None:
+        again = f"`vitrina report {session.job.id} --out {session.destination.url} --to FILE` writes it"
+        err.print(f"vitrina: no report: {error}. The catalogue is there, and {again}", soft_wrap=True)
+
+    summary = session.finish(time.monotonic() - start, report, lost)
     if not summary.items:
         asked = {"include", "exclude", "modified_since"} & session.job.selection.keys()
         hint = "asks for no photo" if asked else "holds no photos: check the address"
@@ -130,6 +132,8 @@ def register(app: typer.Typer) -> None:
         """Make a catalogue of every photo and wait for it, on embedded services or on those of --broker."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url, window=window)
         check_broker(settings)
+        if report:
+            check_report(report, "--report")
         selection = select(manifest, include, exclude, modified_since, limit, sample)
         photos = open_source(source, settings)
         destination = open_storage(address(out), settings)
@@ -139,4 +143,6 @@ def register(app: typer.Typer) -> None:
         job = create_job(photos, destination, chosen, selection)
         with services(settings, recipe) as (running, look_after):
             session = Session(job, photos, destination, running)
-            return tell(run_job(session, report, look_after), as_json=as_json)
+            summary = run_job(session, report, look_after)
+            status = tell(summary, as_json=as_json)
+            return 1 if report and not summary.report else status

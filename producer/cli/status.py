@@ -15,6 +15,7 @@ from producer.cli.common import (
     EndpointOption,
     JsonOption,
     PlainConsole,
+    check_report,
     err,
     load_settings,
     print_json,
@@ -185,6 +186,7 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         """Write a job's report, finished or not. Its records stay as they are."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url)
+        check_report(to, "--to")
         session = reopen(job, out, settings)
         summary = session.report(session.summary(session.progress.counts()), to, limit)
         err.print(f"report: {summary.report}", soft_wrap=True)

@@ -8,29 +8,31 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 import pytest
+from made_commands import ROOT, VITRINA, draw_mug, last_line, vitrina, vitrina_here
 from PIL import Image, ImageDraw
 
 from producer.embedded import free_port
 from producer.inputs import load_recipe
-from shared.errors import ModelMissingError, RecipeError
-from shared.models import REGISTRY
+from producer.session import Session
+from shared.errors import RecipeError
 from shared.recipe import ImageBackground
 from shared.settings import Settings
 from shared.storage import MemoryStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-VITRINA = [sys.executable, "-m", "producer.cli"]
-ROOT = Path(__file__).parents[2]
+    from made_jobs import Catalogue
+
+    from shared.progress import Counts
+
 GOOD = {"mug.jpg", "mug.png", "shelf/mug.jpg", "naïve «кружка» 'x'.png", "wide.png", "really a png.jpg"}
 BAD = {
     "empty.jpg": "unreadable",
@@ -42,37 +44,6 @@ BAD = {
     "line\nbreak.png": "bad_key",
     "grey wall.png": "no_product",
 }
-
-
-def vitrina(
-    *arguments: str, timeout: float = 150, env: dict[str, str] | None = None, cwd: Path = ROOT
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*VITRINA, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        cwd=cwd,
-        env=os.environ | (env or {}),
-    )
-
-
-def draw_mug(path: Path, size: tuple[int, int] = (320, 240)) -> None:
-    """Draw a product that any saliency model finds: a blue mug on a light table."""
-    image = Image.new("RGB", size, "#e9e4da")
-    pen = ImageDraw.Draw(image)
-    middle, side = size[0] // 2, size[1] // 3
-    pen.ellipse(
-        (middle + side // 2, size[1] // 2 - side // 2, middle + side, size[1] // 2 + side // 3),
-        outline="#12306e",
-        width=max(2, side // 8),
-    )
-    pen.rounded_rectangle(
-        (middle - side // 2, size[1] // 2 - side, middle + side // 2, size[1] // 2 + side), side // 8, fill="#1d4ed8"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG" if path.suffix == ".png" or "really" in path.name else "JPEG")
 
 
 @pytest.fixture(scope="module")
@@ -95,25 +66,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def models() -> None:
-    try:
-        for model in REGISTRY.values():
-            if model.starter:
-                model.find(Settings().models_dir)
-    except ModelMissingError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="module")
 def first(shop: Path, models: None) -> subprocess.CompletedProcess[str]:
     del models
     return vitrina(
         "run", str(shop / "photos"), "--out", str(shop / "out"), "--report", str(shop / "report.html"), "--json"
     )
-
-
-def last_line(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def test_bad_photos_fail_with_their_reason_and_the_others_finish(
@@ -202,7 +159,7 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130
     assert "Traceback" not in said
-    assert "finished photos stay" in said
+    assert "interrupted; run the same command again: what is finished is skipped" in said
     assert list((tmp_path / "tmp").glob("vitrina-*")) == []
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
@@ -275,6 +232,51 @@ def test_what_cannot_work_is_one_clear_line(
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize("place", ["{tmp}/photos", "{tmp}/file/report.html", "/dev/null"])
+def test_a_report_that_cannot_be_written_is_told_before_there_is_a_job(tmp_path: Path, place: str) -> None:
+    """A folder, a place below a file, a device: nothing is begun, and the device stays one."""
+    draw_mug(tmp_path / "photos" / "mug.jpg")
+    (tmp_path / "file").touch()
+    report = place.replace("{tmp}", str(tmp_path))
+    done = vitrina("run", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--report", report)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"vitrina: cannot write the report to {report}")
+    assert done.stderr.endswith("give --report another place\n")
+    assert not (tmp_path / "out").exists()
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_report_that_is_lost_costs_the_job_nothing(
+    catalogue: Catalogue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its place goes while the job runs: the outcome is told and kept all the same, and the status says that something is missing."""
+    catalogue.add("mug.jpg", "a mug")
+    report = tmp_path / "report.html"
+    follow = Session.follow
+
+    def followed(session: Session, tick: Callable[[Counts], None]) -> Counts:
+        report.mkdir()
+        return follow(session, tick)
+
+    monkeypatch.setattr(Session, "follow", followed)
+    broker = catalogue.settings.broker.get_secret_value()
+    run = ["run", str(catalogue.photos), "--out", str(catalogue.out), "--broker", broker, "--json"]
+    status = vitrina_here(monkeypatch, *run, "--report", str(report))
+    said = capsys.readouterr()
+    summary = json.loads(said.out.splitlines()[-1])
+    assert (status, summary["done"], summary["failed"], summary["report"]) == (1, 1, 0, None)
+    assert f"no report: cannot write the report to {report}" in said.err
+    assert f"`vitrina report {summary['job']} --out {catalogue.out} --to FILE` writes it" in said.err
+    kept = json.loads((catalogue.out / "jobs" / summary["job"] / "summary.json").read_text())
+    assert kept == summary
+    report.rmdir()
+    assert vitrina_here(monkeypatch, "report", summary["job"], "--to", str(report), "--broker", broker) == 0
+    assert "mug.jpg" in report.read_text()
+
+
 def test_a_setting_file_that_is_not_text_is_told(tmp_path: Path) -> None:
     """It may be of another alphabet's old encoding."""
     (tmp_path / "vitrina.env").write_bytes("VITRINA_DEVICE=cpu # процессор\n".encode("cp1251"))
@@ -302,24 +304,6 @@ def test_nothing_is_left_of_services_that_did_their_work(tmp_path: Path) -> None
     done = vitrina(*run, env={"TMPDIR": str(tmp_path / "tmp")})
     assert (done.returncode, last_line(done)["items"]) == (1, 0), done.stderr
     assert list((tmp_path / "tmp").glob("vitrina-*")) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_stack_can_be_stopped_while_it_starts(tmp_path: Path, number: signal.Signals) -> None:
-    """At once, without a traceback, and nothing stays."""
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    with subprocess.Popen([*VITRINA, "up"], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as up:
-        while not list(tmp_path.glob("vitrina-*/logs/segmentation.log")):
-            assert up.poll() is None
-            time.sleep(0.02)
-        children = psutil.Process(up.pid).children(recursive=True)
-        up.send_signal(number)
-        _, said = up.communicate(timeout=40)
-    assert up.returncode == 130
-    assert "Traceback" not in said
-    # One that was being made when the signal came is ended by the kernel, a moment after its owner.
-    assert psutil.wait_procs(children, timeout=10)[1] == []
-    assert list(tmp_path.glob("vitrina-*")) == []
 
 
 def test_a_background_is_the_recipes_neighbour_or_what_an_earlier_job_brought(tmp_path: Path) -> None:
