@@ -18,6 +18,8 @@ FOLDERS = 8
 PAGES = 4
 _PAGE = 1000
 _LOOK_SECONDS = 0.5
+LAST = chr(0x10FFFF)
+"""Comes after every character of a key."""
 
 
 class _Stream:
@@ -55,14 +57,23 @@ class _Stream:
             yield from page
 
 
-def read_ahead(entries: Iterator[Stat | str], folder: Callable[[str], Iterator[Stat]]) -> Iterator[Stat]:
-    """Yield what lies in `entries`, objects and names of folders in order, with each folder's content in its place."""
+def read_ahead(
+    entries: Iterator[Stat | str], folder: Callable[[str], Iterator[Stat]], rest: Callable[[str], Iterator[Stat]]
+) -> Iterator[Stat]:
+    """Yield what lies in `entries`, objects and names of folders in order, with each folder's content in its place.
+
+    Once the last few folders held less than half a page, a request for each is a waste: `rest` reads what comes after an entry without them.
+    """
     stop = threading.Event()
     waiting: deque[Iterable[Stat]] = deque()
     open_folders = 0
+    sizes: deque[int] = deque(maxlen=FOLDERS)
+    small = False
+    last: Stat | str = ""
     try:
         while True:
-            while open_folders < FOLDERS and (entry := next(entries, None)) is not None:
+            while not small and open_folders < FOLDERS and (entry := next(entries, None)) is not None:
+                last = entry
                 if isinstance(entry, str):
                     waiting.append(_Stream(folder(entry), stop))
                     open_folders += 1
@@ -71,9 +82,18 @@ def read_ahead(entries: Iterator[Stat | str], folder: Callable[[str], Iterator[S
                     if len(waiting) > _PAGE:
                         break
             if not waiting:
-                return
+                break
             first = waiting.popleft()
-            yield from first
-            open_folders -= isinstance(first, _Stream)
+            if not isinstance(first, _Stream):
+                yield from first
+                continue
+            size = 0
+            for size, stat in enumerate(first, 1):  # noqa: B007 - the last of these numbers is the folder's size
+                yield stat
+            open_folders -= 1
+            sizes.append(size)
+            small = len(sizes) == FOLDERS and sum(sizes) < FOLDERS * _PAGE // 2
     finally:
         stop.set()
+    if small:
+        yield from rest(last + LAST if isinstance(last, str) else last.key)

@@ -23,7 +23,7 @@ from shared.errors import (
     StorageRefusedError,
     UsageError,
 )
-from shared.storage.ahead import read_ahead
+from shared.storage.ahead import LAST, read_ahead
 from shared.storage.base import Blob, Stat
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32
 """Short requests on their way together: enough for a thousand a second where an answer takes 30 ms."""
-LAST = chr(0x10FFFF)
-"""Comes after every character of a key."""
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _EXISTS = {"412", "PreconditionFailed"}
 _CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}
@@ -100,7 +98,9 @@ class S3Storage:
         if len(first) == 1 and isinstance(first[0], str):  # all in one folder: its own folders are what to read ahead
             yield from self.list(first[0], ahead=True)
             return
-        yield from read_ahead(chain(first, entries), lambda folder: self._plain(folder, ""))
+        yield from read_ahead(
+            chain(first, entries), lambda folder: self._plain(folder, ""), lambda last: self._plain(prefix, last)
+        )
 
     def _plain(self, prefix: str, after: str) -> Iterator[Stat]:
         for page in self._pages(prefix, after):

@@ -6,7 +6,8 @@ import io
 import itertools
 import random
 import sys
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
@@ -16,7 +17,9 @@ from producer.selection import Selection, parse_since
 from shared.errors import UsageError
 from shared.recipe import Recipe
 from shared.settings import Settings
-from shared.storage import MemoryStorage, open_storage
+from shared.storage import MemoryStorage, in_parallel, open_storage
+from shared.storage import ahead as ahead_module
+from shared.storage.ahead import FOLDERS
 from shared.storage.s3 import S3Storage
 
 if TYPE_CHECKING:
@@ -68,6 +71,56 @@ def test_a_listing_that_reads_ahead_is_the_plain_one(bucket: S3Storage) -> None:
         assert [stat.key for stat in bucket.list(after=after, ahead=True)] == [key for key in plain if key > after]
     inside = S3Storage.from_settings("s3://shop", bucket._settings)
     assert [stat.key for stat in inside.list(ahead=True)] == [f"photos/{key}" for key in plain]
+
+
+def filled(url: str, beside: S3Storage, keys: list[str]) -> S3Storage:
+    """Return a bucket of its own with these keys."""
+    storage = S3Storage.from_settings(url, beside._settings)
+    storage.ensure_bucket()
+    list(in_parallel(storage, lambda key: storage.put(key, b"x"), keys))
+    return storage
+
+
+@contextmanager
+def counted(storage: S3Storage) -> Iterator[list[str]]:
+    """Note the prefix of each page of a listing that is asked for."""
+    asked: list[str] = []
+
+    def note(params: dict[str, Any], **_: object) -> None:
+        asked.append(params["Prefix"])
+
+    events = storage._client.meta.events
+    events.register("provide-client-params.s3.ListObjectsV2", note)
+    try:
+        yield asked
+    finally:
+        events.unregister("provide-client-params.s3.ListObjectsV2", note)
+
+
+def test_small_folders_cost_no_request_each(bucket: S3Storage) -> None:
+    """Most shops have a folder per product: after the first few they are read as one listing, none missed and none twice."""
+    keys = sorted(
+        [f"sku{number:04d}/{view}.jpg" for number in range(200) for view in range(1 + number % 2)]
+        + ["readme.txt", "sku0007.txt", "sku0099.txt"]
+    )
+    many = filled("s3://many/photos", bucket, keys)
+    with counted(many) as plain:
+        assert [stat.key for stat in many.list()] == keys
+    with counted(many) as ahead:
+        assert [stat.key for stat in many.list(ahead=True)] == keys
+    assert len(ahead) <= len(plain) + 2 * FOLDERS + 1
+    for after in ("sku0003/0.jpg", "sku0007/0.jpg", "sku0012.txt", "sku0190/0.jpg"):
+        assert [stat.key for stat in many.list(after=after, ahead=True)] == [key for key in keys if key > after]
+
+
+def test_large_folders_are_read_side_by_side(bucket: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that fills pages is worth requests of its own, to the last one."""
+    monkeypatch.setattr(ahead_module, "_PAGE", 20)
+    keys = [f"{folder:02d}/{number:02d}.jpg" for folder in range(12) for number in range(11)]
+    large = filled("s3://large/photos", bucket, keys)
+    with counted(large) as asked:
+        assert [stat.key for stat in large.list(ahead=True)] == keys
+    assert set(asked) == {"photos/", *(f"photos/{folder:02d}/" for folder in range(12))}
 
 
 def test_a_listing_that_is_left_early_stops_reading(bucket: S3Storage) -> None:
