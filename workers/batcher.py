@@ -133,6 +133,7 @@ class Batcher(Generic[Input, Output]):
             bucket, batch = taken
             start = time.monotonic()
             self._run(bucket, batch)
+            del taken, batch  # the next may be long in coming, and until then they would be in memory
             self._began = None
             seconds = time.monotonic() - start
             # An even-handed average: the linger follows load and picture sizes within a few batches.

@@ -24,11 +24,12 @@ from shared.pictures import pixels
 from shared.plan import Outputs, Plan, chosen
 from shared.progress import Progress
 from shared.provenance import Provenance
+from shared.recipe.picture import MAX_SIDE
 from shared.storage import open_storage
 from workers import metrics
 from workers.batcher import BatcherClosedError, Pending
 from workers.job import OpenJob, Pages
-from workers.memory import BYTES_PER_PIXEL, SHARE, Budget, machine_bytes
+from workers.memory import BYTES_PER_PIXEL, OUTPUT_BYTES_PER_PIXEL, SHARE, Budget, Share, machine_bytes
 from workers.models import LoadedModels
 from workers.registry import make_model
 from workers.stage import Result, Work
@@ -46,6 +47,10 @@ log = logging.getLogger(__name__)
 
 JOBS_KEPT = 16
 """Jobs whose recipe and storages a worker keeps open."""
+
+
+GIVEN = frozenset({"source", "supplied_mask", "background"})
+"""What a model may read of people's files; everything else is an output of an earlier stage."""
 
 
 class Clock:
@@ -81,6 +86,7 @@ class Runner:
         """Serve one stage; `stopping` tells whoever waits for memory that the worker is shutting down."""
         self.stage = stage
         self._budget = Budget(settings.picture_memory or machine_bytes() // SHARE, stopping)
+        self._largest_output = OUTPUT_BYTES_PER_PIXEL * max(settings.max_pixels, MAX_SIDE**2)
         self.settings = settings
         self.models = LoadedModels(stage, settings, make=make, stopping=stopping)
         self._redis = connect(settings)
@@ -167,33 +173,49 @@ class Runner:
         section = chosen(opened.plan.recipe, self.stage)
         reads = self.models.get(section)[0].reads(opened.plan.recipe)
         clock.lap("model")
+        with self._budget.taking(sum(map(self._limit, reads))) as share:
+            clock.lap("room")
+            provenance = self._within(share, opened, item, outputs, reads, clock)
+        metrics.observe(self.stage, clock.seconds)
+        return provenance
+
+    def _within(
+        self, share: Share, opened: OpenJob, item: Item, outputs: Outputs, reads: tuple[str, ...], clock: Clock
+    ) -> Provenance:
+        """Make the outputs within a share of the memory; files and pictures are gone when this returns."""
         work = self._fetch(opened, item, outputs, reads)
         clock.lap("fetch")
-        with self._budget.taking(self._bytes(work)):
-            clock.lap("room")
-            result = self._made(section, work, clock)
+        files = [work.source, *work.inputs.values()]
+        held = sum(map(len, files))
+        self._budget.work(share, held, self._work_bytes(files))
+        clock.lap("room")
+        result = self._made(chosen(opened.plan.recipe, self.stage), work, clock)
+        self._budget.keep(share, held + sum(len(artifact.data) for artifact in result.artifacts.values()))
+        provenance = self._provenance(opened, item, work, result, clock)
+        self._save(opened, item, outputs, work, result, provenance)
+        clock.lap("save")
+        return provenance
+
+    def _limit(self, kind: str) -> int:
+        """Return how many bytes a file may have that a model reads."""
+        return self.settings.max_bytes if kind in GIVEN else self._largest_output
+
+    def _work_bytes(self, files: list[bytes]) -> int:
+        """Estimate what a photo takes on its way beside its files, from their headers."""
+        return BYTES_PER_PIXEL[self.stage] * max(pixels(file, self.settings.max_pixels) for file in files)
+
+    def _provenance(self, opened: OpenJob, item: Item, work: Work, result: Result, clock: Clock) -> Provenance:
         # What was in doubt before stays in doubt: a picture made from a doubtful mask needs the same look.
         before = [reason for stage in work.upstream.values() for reason in stage.reasons]
-        provenance = Provenance(
+        return Provenance(
             job=item.job,
             stage=self.stage,
-            model=section.model,
+            model=chosen(opened.plan.recipe, self.stage).model,
             revision=opened.plan.revision(self.stage),
             reasons=tuple(dict.fromkeys([*before, *result.reasons])),
             seed=work.seed,
             measures=dict(result.measures),
             seconds=clock.seconds,
-        )
-        self._save(opened, item, outputs, work, result, provenance)
-        clock.lap("save")
-        metrics.observe(self.stage, clock.seconds)
-        return provenance
-
-    def _bytes(self, work: Work) -> int:
-        """Estimate what a photo takes on its way, from its header."""
-        files = [work.source, *work.inputs.values()]
-        return sum(map(len, files)) + BYTES_PER_PIXEL[self.stage] * max(
-            pixels(file, self.settings.max_pixels) for file in files
         )
 
     def _made(self, section: ModelSection, work: Work, clock: Clock) -> Result:
@@ -245,7 +267,7 @@ class Runner:
         metadata = None
         for kind, key in outputs.keys[stage].items():
             if kind in reads:
-                blob = storage.get(key)
+                blob = storage.get(key, limit=self._largest_output)
                 inputs[kind] = blob.data
                 if key == marker:
                     metadata = blob.stat.metadata

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from shared.recipe.section import Section
 
+MAX_SIDE = 8192
+"""Pixels of the longest side that a frame may have."""
+
 
 class PictureGates(Section):
     """When a finished picture is doubted. Levels run from 0 to 255."""
@@ -36,7 +39,7 @@ class Picture(Section):
 
     @model_validator(mode="after")
     def _size_is_possible(self) -> Picture:
-        if self.size is not None and not all(64 <= side <= 8192 for side in self.size):  # noqa: PLR2004 - limits
-            msg = "size must be two numbers of pixels between 64 and 8192"
+        if self.size is not None and not all(64 <= side <= MAX_SIDE for side in self.size):  # noqa: PLR2004 - a limit
+            msg = f"size must be two numbers of pixels between 64 and {MAX_SIDE}"
             raise ValueError(msg)
         return self

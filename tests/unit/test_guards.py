@@ -6,6 +6,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 import pytest
@@ -20,7 +21,7 @@ from workers.quarantine import Quarantine, StoppedError
 from workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -182,7 +183,7 @@ def test_a_large_photo_is_not_overtaken_for_ever() -> None:
     small = Side(lambda: budget.taking(40))
     assert small.inside.wait(30)
     large = Side(lambda: budget.taking(80))
-    wait_until(lambda: budget._queue)
+    wait_until(lambda: budget._arriving)
     later = Side(lambda: budget.taking(40))
     assert not later.inside.wait(0.3)
     small.end()
@@ -190,6 +191,56 @@ def test_a_large_photo_is_not_overtaken_for_ever() -> None:
     assert not later.inside.is_set()
     large.end()
     assert later.inside.wait(30)
+    later.end()
+
+
+def test_files_in_memory_never_wait_for_each_other() -> None:
+    """Each has its own and wants more than there is room for: they work one after the other."""
+    budget = Budget(100, lambda: False)
+    fetched, alone, two_at_once = threading.Barrier(4), threading.Lock(), threading.Event()
+
+    @contextmanager
+    def item() -> Iterator[None]:
+        with budget.taking(25) as share:
+            fetched.wait(60)
+            budget.work(share, 25, 70)
+            if not alone.acquire(blocking=False):
+                two_at_once.set()
+            time.sleep(0.05)
+            alone.release()
+            budget.keep(share, 25)
+            yield
+
+    items = [Side(item) for _ in range(4)]
+    for side in items:
+        assert side.inside.wait(30)
+    assert not two_at_once.is_set()
+    assert budget.peak == 4 * 25 + 70
+    for side in items:
+        side.end()
+    assert budget._taken == 0
+
+
+def test_files_in_memory_go_before_new_ones() -> None:
+    """Though there is room for those: what is read already could not end behind them."""
+    budget = Budget(100, lambda: False)
+
+    @contextmanager
+    def working() -> Iterator[None]:
+        with budget.taking(10) as share:
+            budget.work(share, 10, 50)
+            yield
+
+    first = Side(working)
+    assert first.inside.wait(30)
+    second = Side(working)
+    wait_until(lambda: budget._growing)
+    later = Side(lambda: budget.taking(20))
+    assert not later.inside.wait(0.3)
+    first.end()
+    assert second.inside.wait(30)
+    assert later.inside.wait(30)
+    second.end()
     later.end()
 
 
