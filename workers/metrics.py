@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from shared.errors import VitrinaError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from shared.keys import StageName
 
@@ -22,6 +22,9 @@ OUTCOMES = "done", "needs_review", "skipped"
 """How an item gets through a stage; `retried` and `failed` come with a reason."""
 
 ITEMS = Counter("vitrina_items", "Items through a stage", ["stage", "outcome", "reason"])
+DOUBTS = Counter(
+    "vitrina_review_reasons", "Reasons to look at an item that a stage has found, maybe several", ["stage", "reason"]
+)
 PHASES = Histogram("vitrina_phase_seconds", "Seconds of one item in a phase", ["stage", "phase"], buckets=_SECONDS)
 QUEUED = Histogram(
     "vitrina_queue_wait_seconds",
@@ -58,6 +61,12 @@ def count(stage: StageName, outcome: str, reason: str = "") -> None:
     ITEMS.labels(stage, outcome, reason).inc()
 
 
+def doubted(stage: StageName, reasons: Iterable[str]) -> None:
+    """Count what a stage's own gates found; those are a few dozen words."""
+    for reason in reasons:
+        DOUBTS.labels(stage, reason).inc()
+
+
 def waited(stage: StageName, published: float | None) -> None:
     """Record how long an item lay in its queue; brokers that are not Redis do not say since when."""
     if published is not None:
@@ -65,7 +74,7 @@ def waited(stage: StageName, published: float | None) -> None:
 
 
 def observe(stage: StageName, seconds: Mapping[str, float]) -> None:
-    """Record the phases of one finished item."""
+    """Record the phases of one item; of one that failed, those it got through, and the time in its last one as `unfinished`."""
     for phase, spent in seconds.items():
         PHASES.labels(stage, phase).observe(spent)
 

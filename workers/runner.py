@@ -170,14 +170,18 @@ class Runner:
 
     def _make_outputs(self, opened: OpenJob, item: Item, outputs: Outputs) -> Provenance:
         clock = Clock()
-        section = chosen(opened.plan.recipe, self.stage)
-        reads = self.models.get(section)[0].reads(opened.plan.recipe)
-        clock.lap("model")
-        with self._budget.taking(sum(map(self._limit, reads))) as share:
-            clock.lap("room")
-            provenance = self._within(share, opened, item, outputs, reads, clock)
-        metrics.observe(self.stage, clock.seconds)
-        return provenance
+        try:
+            section = chosen(opened.plan.recipe, self.stage)
+            reads = self.models.get(section)[0].reads(opened.plan.recipe)
+            clock.lap("model")
+            with self._budget.taking(sum(map(self._limit, reads))) as share:
+                clock.lap("room")
+                return self._within(share, opened, item, outputs, reads, clock)
+        except BaseException:
+            clock.lap("unfinished")
+            raise
+        finally:
+            metrics.observe(self.stage, clock.seconds)
 
     def _within(
         self, share: Share, opened: OpenJob, item: Item, outputs: Outputs, reads: tuple[str, ...], clock: Clock
@@ -190,6 +194,7 @@ class Runner:
         self._budget.work(share, held, self._work_bytes(files))
         clock.lap("room")
         result = self._made(chosen(opened.plan.recipe, self.stage), work, clock)
+        metrics.doubted(self.stage, result.reasons)
         self._budget.keep(share, held + sum(len(artifact.data) for artifact in result.artifacts.values()))
         provenance = self._provenance(opened, item, work, result, clock)
         self._save(opened, item, outputs, work, result, provenance)

@@ -191,11 +191,14 @@ def test_a_worker_tells_prometheus_what_it_did(tmp_path: Path) -> None:
         catalogue = Catalogue(tmp_path, settings, app, client)
         catalogue.add("a.jpg", "photo")
         catalogue.add("b.jpg", "bad")
+        catalogue.add("c.jpg", "doubt:inpainting")
         try:
             own.start("all", ",".join(STAGES))
             assert catalogue.follow(catalogue.submit()).failed == 1
             text, until = "", time.monotonic() + 30
-            while 'vitrina_items_total{outcome="done",reason="",stage="captioning"} 1.0' not in text:
+            while not all(
+                f'{{outcome="{end}",reason="",stage="captioning"}} 1.0' in text for end in ("done", "needs_review")
+            ):
                 assert time.monotonic() < until, text  # an item is counted when it is done already
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
                     text = page.read().decode()
@@ -203,8 +206,12 @@ def test_a_worker_tells_prometheus_what_it_did(tmp_path: Path) -> None:
             own.stop()
             app.close()
     assert 'vitrina_items_total{outcome="failed",reason="unreadable",stage="segmentation"} 1.0' in text
-    assert 'vitrina_phase_seconds_count{phase="infer",stage="inpainting"} 1.0' in text
-    assert 'vitrina_batch_size_count{stage="segmentation"} 1.0' in text
+    assert 'vitrina_phase_seconds_count{phase="infer",stage="inpainting"} 2.0' in text
+    assert 'vitrina_batch_size_sum{stage="segmentation"} 2.0' in text
+    assert 'vitrina_phase_seconds_count{phase="unfinished",stage="segmentation"} 1.0' in text
+    assert 'vitrina_phase_seconds_count{phase="fetch",stage="segmentation"} 3.0' in text
+    assert 'vitrina_review_reasons_total{reason="asked_for",stage="inpainting"} 1.0' in text
+    assert 'vitrina_review_reasons_total{reason="asked_for",stage="captioning"}' not in text
 
 
 def test_a_broker_address_that_is_none_is_one_clear_line() -> None:
