@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from shared.recipe.section import Section
 
 MAX_SIDE = 8192
 """Pixels of the longest side that a frame may have."""
+_Side = Annotated[int, Field(ge=64, le=MAX_SIDE)]
 
 
 class PictureGates(Section):
@@ -27,7 +28,7 @@ class Picture(Section):
     format: Literal["jpeg", "png", "webp"] = "jpeg"
     quality: int = Field(default=95, ge=1, le=100)
     """JPEG and WebP only."""
-    size: Annotated[tuple[int, int], Field()] | None = None
+    size: tuple[_Side, _Side] | None = None
     """Width and height in pixels; None keeps the photo's own frame."""
     padding: Annotated[float, Field(ge=0, lt=0.5)] = 0.08
     """Free margin on each side, as a part of the frame's shorter side. Only with `size`."""
@@ -36,10 +37,3 @@ class Picture(Section):
     feather: float = Field(default=2.0, ge=0, le=20)
     """Pixels at the mask's edge over which product and background mix."""
     gates: PictureGates = PictureGates()
-
-    @model_validator(mode="after")
-    def _size_is_possible(self) -> Picture:
-        if self.size is not None and not all(64 <= side <= MAX_SIDE for side in self.size):  # noqa: PLR2004 - a limit
-            msg = f"size must be two numbers of pixels between 64 and {MAX_SIDE}"
-            raise ValueError(msg)
-        return self

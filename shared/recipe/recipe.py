@@ -27,6 +27,28 @@ MAX_VALUES = 10_000
 """Values in a recipe, those that YAML's aliases repeat counted each time: a few lines of aliases can stand for billions."""
 
 
+class _DoubledKeyError(yaml.MarkedYAMLError):
+    """A mapping names a field twice; YAML's own reader would take the last one without a word."""
+
+
+class _Reader(yaml.SafeLoader):
+    """Reads YAML whose mappings name each field once."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Look at a mapping as it is written, before `<<` merges others into it."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                continue  # refused later, as no field of ours
+            if key.value in lines:
+                said = f"{key.value} stands here again, after line {lines[key.value]}: keep one of them"
+                raise _DoubledKeyError(problem=said, problem_mark=key.start_mark)
+            lines[key.value] = line
+        return node
+
+
 class Recipe(Section):
     """One job's settings. A section's `model` chooses which other fields it takes."""
 
@@ -91,7 +113,7 @@ class Recipe(Section):
         except OSError as error:
             raise RecipeError(f"cannot read the recipe {path}: {(error.strerror or str(error)).lower()}") from None
         try:
-            parsed = yaml.safe_load(text)
+            parsed = yaml.load(text, _Reader)  # noqa: S506 - a safe loader
         except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise RecipeError(f"{path}{_bare_color(text) or _not_yaml(error)}") from None
         background = parsed.get("background") if isinstance(parsed, dict) else None
@@ -119,6 +141,8 @@ def _more_values(data: Any, limit: int) -> bool:
 def _not_yaml(error: Exception) -> str:
     where, why = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     at = f", line {where.line + 1}" if where else ""
+    if isinstance(error, _DoubledKeyError):
+        return f"{at}: {why}"
     return f"{at}: not valid YAML or JSON{f' ({why})' if why else ''}"
 
 

@@ -160,7 +160,9 @@ def test_a_message_with_one_wrong_field_is_refused(field: str, value: Any) -> No
         ({"background": {"model": "diffusion", "weights": "a b"}}, ["background.weights", "models list"]),
         ({"background": {"model": "transparent"}}, ["transparent", "png"]),
         ({"picture": {"quality": 101}}, ["picture.quality", "100", "101"]),
-        ({"picture": {"size": [10, 10]}}, ["picture", "64"]),
+        ({"picture": {"size": [10, 9000]}}, ["picture.size[1] must be at least 64", "picture.size[2] must be at most"]),
+        ({"picture": {"size": [10, 10], "quality": 0}}, ["picture.size[1]", "picture.quality must be at least 1"]),
+        ({"picture": {"size": 800}}, ["picture.size must be a list"]),
         ({"segmentation": {"model": "saliency", "gates": {"min_are": 1}}}, ["min_are", "min_area"]),
         ([], ["mapping"]),
         ("x", ["mapping"]),
@@ -196,6 +198,11 @@ def test_every_pattern_has_words() -> None:
         ("background:\n  model: studio\n  color: #eeeeee\n", ["line 3", '"#eeeeee"', "quotes"]),
         ("background: [unclosed", ["line 1", "not valid YAML"]),
         ("picture: {size: 2026-11-23}", ["only text, numbers"]),
+        (
+            "picture: {quality: 90}\ncaption: {}\npicture: {quality: 80}\n",
+            ["line 3: picture stands here again, after line 1"],
+        ),
+        ('{"background": {"model": "studio",\n"shadow": 0.1,\n"shadow": 0.2}}', ["line 3: shadow", "after line 2"]),
     ],
 )
 def test_a_recipe_file_that_yaml_would_misread_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -205,6 +212,14 @@ def test_a_recipe_file_that_yaml_would_misread_is_refused(tmp_path: Path, text: 
     with pytest.raises(RecipeError) as refused:
         Recipe.load(path)
     assert all(word in str(refused.value) for word in words), str(refused.value)
+
+
+def test_what_a_merge_brings_may_be_said_otherwise(tmp_path: Path) -> None:
+    """That is what YAML's `<<` is for: only what is written twice in one mapping is refused."""
+    path = tmp_path / "merged.yaml"
+    path.write_text("picture: {<<: {quality: 80, feather: 1}, quality: 70}\n")
+    picture = Recipe.load(path).picture
+    assert (picture.quality, picture.feather) == (70, 1)
 
 
 def test_a_comment_may_hold_a_colour(tmp_path: Path) -> None:
