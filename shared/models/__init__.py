@@ -9,9 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shared.errors import ModelCorruptError, ModelMissingError, UsageError
-from shared.models.catalogue import REGISTRY, from_hub, opus_mt
-from shared.models.hub import COMPLETE, HubModel
-from shared.models.record import Model
+from shared.models.catalogue import REGISTRY, from_address, from_hub, opus_mt
+from shared.models.hub import HubModel
+from shared.models.record import COMPLETE, Model
 from shared.paths import expanded
 
 if TYPE_CHECKING:
@@ -19,19 +19,28 @@ if TYPE_CHECKING:
 
 __all__ = ["REGISTRY", "HubModel", "Model", "fetch", "fetched", "find", "known", "locate", "weights_revision"]
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w./-]+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@[\w./-]+(:[\w./-]+)?")
+_ADDRESS = re.compile(r"https://[\w.:-]+(/[\w.+~%-]+)*/[\w.+-]+\.(pth|pt|safetensors)")
+# No user, no query: passwords and signatures would lie in every recipe and record.
 
 
 def known(name: str) -> Model:
-    """Return the record of a preset, of any opus-mt pair, or of `owner/name@revision` on the hub. Raises `UsageError`."""
+    """Return the record of a preset, of any opus-mt pair, of `owner/name@revision` or `owner/name@revision:file` on the hub, or of an https address.
+
+    Raises `UsageError`.
+    """
     if name in REGISTRY:
         return REGISTRY[name]
     if re.fullmatch(r"opus-mt-[a-z]{2,3}-[a-z]{2,3}", name):
         return opus_mt(name)
     if _HUB_ID.fullmatch(name) and ".." not in name:
         return from_hub(name)
+    if "://" in name:
+        if _ADDRESS.fullmatch(name) and "/.." not in name:
+            return from_address(name)
+        raise UsageError(f"no model at {name}: an address must be https, plain, and end in .pth, .pt or .safetensors")
     raise UsageError(
-        f"no model {name!r}: take one of `vitrina models list`, a hub id owner/name@revision or a folder{_near(name)}"
+        f"no model {name!r}: take one of `vitrina models list`, a hub id owner/name@revision, an https address or a folder{_near(name)}"
     )
 
 
@@ -47,8 +56,9 @@ def fetch(name: str, models_dir: Path) -> Path:
 
 def fetched(models_dir: Path) -> list[Model]:
     """Return the records of models on disk that have no name of their own: other opus-mt pairs, others of the hub."""
-    records = []
-    for file in sorted([*models_dir.glob(f"*/{COMPLETE}"), *models_dir.glob(f"hub/**/{COMPLETE}")]):
+    records: list[Model] = []
+    places = f"*/{COMPLETE}", f"hub/**/{COMPLETE}", f"files/**/{COMPLETE}"
+    for file in sorted(file for place in places for file in models_dir.glob(place)):
         with suppress(OSError, ValueError, KeyError, TypeError, UsageError):  # no record of ours
             records.append(known(json.loads(file.read_text())["name"]))
     return [record for record in records if record.name not in REGISTRY]
@@ -73,7 +83,7 @@ def _locate(weights: str, models_dir: Path) -> Path:
         path = expanded(weights)
         if path.exists():
             return path
-        if not _HUB_ID.fullmatch(weights):
+        if not _HUB_ID.fullmatch(weights) and "://" not in weights:
             msg = f"no model at {weights}: correct the path, or name the hub's owner/name@revision"
             raise ModelMissingError(msg + _near(weights))
     return find(weights, models_dir)
@@ -85,7 +95,7 @@ def _near(name: str) -> str:
 
 
 def weights_revision(weights: str) -> str:
-    """Return the revision of a recipe's `weights`; empty for a local path, whose content is its owner's."""
+    """Return the revision of a recipe's `weights`; empty for a local path and an address, whose content is their owner's."""
     if weights in REGISTRY:
         return REGISTRY[weights].revision
     return weights.partition("@")[2]

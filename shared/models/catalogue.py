@@ -221,8 +221,9 @@ def opus_mt(name: str) -> HubModel:
 
 
 def from_hub(weights: str) -> HubModel:
-    """Return the record of any model of the hub, `owner/name@revision`; nothing else is known of it."""
-    repo, _, revision = weights.partition("@")
+    """Return the record of any model of the hub, `owner/name@revision`, or of one of its files, `owner/name@revision:file`; nothing else is known of it."""
+    repo, _, rest = weights.partition("@")
+    revision, _, file = rest.partition(":")
     return HubModel(
         name=weights,
         stage=None,
@@ -232,5 +233,26 @@ def from_hub(weights: str) -> HubModel:
         commercial=None,
         size=0,
         memory=0,
-        folder=f"hub/{repo.replace('/', '--')}--{revision}",
+        folder="hub/" + "--".join([*repo.split("/"), revision, *(file.split("/") if file else ())]),
+        file=file,
+    )
+
+
+def from_address(url: str) -> CheckpointModel:
+    """Return the record of one file at an https address: the preset's where it is one, else of a file of which nothing else is known."""
+    for model in REGISTRY.values():
+        if isinstance(model, CheckpointModel) and model.url == url:
+            return model
+    return CheckpointModel(
+        name=url,
+        stage=None,
+        url=url,
+        revision="",
+        # A mirror of a published file must give that file.
+        sha256=published_sha256(url.rpartition("/")[2]),
+        licence=_UNKNOWN,
+        commercial=None,
+        size=0,
+        memory=0,
+        folder=f"files/{url.partition('://')[2]}",
     )

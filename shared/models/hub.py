@@ -12,14 +12,12 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import ModelCorruptError, ModelMissingError, UsageError
-from shared.models.record import Model
+from shared.models.record import COMPLETE, Model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-COMPLETE = "vitrina.json"
-"""Written last: an interrupted download never passes for a whole one. Holds the commit and the files with their sizes."""
 TEXTS = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 """Configurations and tokenizers; never code."""
 
@@ -32,6 +30,12 @@ _NETWORK: Choice = (
     ("pytorch_model.bin", "pytorch_model-*.bin"),
 )
 # Some older repositories have no safetensors; transformers reads the others with weights_only.
+_CHECKPOINT = ("*.pth", "*.pt")
+# One file in a layout of its own, such as segment-anything's.
+_OTHER_LAYOUTS = {
+    "sam": "Segment Anything in transformers' layout: take sam-vit-h, sam-vit-l or sam-vit-b, or a checkpoint in segment-anything's own layout",
+}
+# By the model type that a repository's configuration tells: what no model here reads, and what to take.
 _UNUSED = ("*.non_ema*",)
 _OPTIONAL = "safety_checker"
 # A part that is loaded only where a recipe asks for it.
@@ -44,14 +48,16 @@ class HubModel(Model):
     repo: str
     folder: str = ""
     """Inside the models' folder; the model's name where empty."""
+    file: str = ""
+    """The one file of the repository that is wanted; where empty, whatever its weights are."""
 
     @property
     def origin(self) -> str:
-        """Name repository and revision."""
-        return f"{self.repo}@{self.revision}"
+        """Name repository and revision, and the file where there is but one."""
+        return f"{self.repo}@{self.revision}{self.file and ':'}{self.file}"
 
     def find(self, models_dir: Path) -> Path:
-        """Return the folder once every file of this revision is there in its size."""
+        """Return the folder, or its one file, once every file of this revision is there in its size."""
         folder = self._folder(models_dir)
         try:
             record = json.loads((folder / COMPLETE).read_text())
@@ -66,11 +72,12 @@ class HubModel(Model):
         if _is_commit(self.revision) and commit != self.revision:
             msg = f"model {self.name} at {folder} is of another revision: run `vitrina models fetch {self.name}`"
             raise ModelMissingError(msg)
-        return folder
+        return folder / self.file
 
     def commit(self, models_dir: Path) -> str:
         """Return the commit that was fetched. Raises `ModelMissingError`."""
-        return str(json.loads((self.find(models_dir) / COMPLETE).read_text())["commit"])
+        self.find(models_dir)
+        return str(json.loads((self._folder(models_dir) / COMPLETE).read_text())["commit"])
 
     def fetch(self, models_dir: Path) -> Path:
         """Download what is needed, going on where an earlier download stopped. The commit is pinned by the first fetch."""
@@ -109,6 +116,9 @@ class HubModel(Model):
 
     def _fetch(self, folder: Path, hub: Any) -> Path:
         info = hub.HfApi().model_info(self.repo, revision=self._pinned(folder), files_metadata=True)
+        kind = (getattr(info, "config", None) or {}).get("model_type")
+        if kind in _OTHER_LAYOUTS and not self.file:
+            raise UsageError(f"{self.origin} is {_OTHER_LAYOUTS[kind]}")
         files = self._choose({file.rfilename: int(file.size or 0) for file in info.siblings})
         folder.mkdir(parents=True, exist_ok=True)
         for name, size in files.items():
@@ -121,7 +131,7 @@ class HubModel(Model):
         temporary = folder / f".{COMPLETE}"
         temporary.write_text(json.dumps(record, indent=1))
         temporary.replace(folder / COMPLETE)
-        return folder
+        return folder / self.file
 
     def _pinned(self, folder: Path) -> str:
         """Return the commit that an earlier fetch of this revision found, or else the revision: a branch may have moved since."""
@@ -153,6 +163,10 @@ class HubModel(Model):
     def _choose(self, files: Mapping[str, int]) -> dict[str, int]:
         """Return what to fetch of a repository's files, with their sizes. Raises `UsageError`."""
         kept = {name: size for name, size in files.items() if not _matches(name, _UNUSED) and _inside(name)}
+        if self.file:
+            if self.file not in kept:
+                raise UsageError(f"{self.repo}@{self.revision} holds no {self.file}: correct its path")
+            return {self.file: kept[self.file]}
         pipeline = "model_index.json" in kept
         parts = sorted({name.rpartition("/")[0] for name in kept}) if pipeline else [""]
         weights: list[str] = []
@@ -167,6 +181,14 @@ class HubModel(Model):
                 raise UsageError(msg)
             weights += chosen
         if not weights:
+            checkpoints = [name for name in kept if _matches(name, _CHECKPOINT)]
+            if len(checkpoints) == 1:
+                return {checkpoints[0]: kept[checkpoints[0]]}
+            if checkpoints:
+                some = ", ".join(checkpoints[:5])
+                raise UsageError(
+                    f"{self.origin} holds several checkpoints ({some}): name one, {self.origin}:{checkpoints[0]}"
+                )
             raise UsageError(
                 f"{self.origin} holds no weights that can be read here: choose a revision with safetensors"
             )

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from shared.keys import StageName
 
+COMPLETE = "vitrina.json"
+"""In the folder of fetched weights, written last: an interrupted download never passes for a whole one. Holds what the first fetch found."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model(ABC):

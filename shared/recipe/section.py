@@ -12,7 +12,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 """Of weights and activations; `auto` is half precision on a GPU and float32 on a CPU."""
 Weights = Annotated[str, StringConstraints(pattern=r"^[^\s@]+(@[^\s@]+)?$", max_length=500)]
-"""A preset's name (`vitrina models list`), a hub id with its revision (`owner/name@revision`), or the path of a local folder."""
+"""A preset's name (`vitrina models list`), a hub id with its revision (`owner/name@revision`, with `:file` for one file of it), the https address of one file, or a local path."""
 
 
 class Section(BaseModel):

@@ -56,7 +56,9 @@ class SamSegmentation(ModelSection):
 
     model: Literal["sam"]
     weights: Weights = "sam-vit-h"
-    """`sam-vit-h`, `sam-vit-l`, `sam-vit-b`, or the path of a checkpoint of one of the three in segment-anything's own layout (`.pth`, `.safetensors`)."""
+    """`sam-vit-h`, `sam-vit-l`, `sam-vit-b`, or a checkpoint of one of the three in segment-anything's own layout (`.pth`, `.safetensors`): its path,
+
+    its https address, or where it lies on the hub (`owner/name@revision`, with `:file` where there are several)."""
     precision: Precision = "auto"
     use_alpha: bool = True
     """A photo that already has a meaningful alpha channel is cut out by it, unless the manifest gives points or a box."""

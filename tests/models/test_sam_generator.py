@@ -291,6 +291,13 @@ def test_another_models_weights_are_refused(tmp_path: Path) -> None:
             load(tmp_path / f"{name}.pth", CPU, torch.float32)
 
 
+def test_transformers_layout_is_called_by_its_name(tmp_path: Path) -> None:
+    """The hub's `facebook/sam-vit-*` are the same networks under other names: the message says what to give instead."""
+    save_file({"vision_encoder.pos_embed": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelCorruptError, match="in transformers' layout: give a checkpoint in segment-anything's own"):
+        load(tmp_path, CPU, torch.float32)
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     """No file, a folder without one, a folder with two."""
     with pytest.raises(ModelMissingError, match="cannot read"):

@@ -122,6 +122,9 @@ def load(path: Path, device: torch.device, precision: torch.dtype) -> Networks:
     file = _file(path)
     _check_published(file)
     weights = _read(file)
+    if any(name.startswith("vision_encoder.") for name in weights):
+        msg = f"{file} is in transformers' layout: give a checkpoint in segment-anything's own, such as sam-vit-h"
+        raise ModelCorruptError(msg)
     try:
         sizes = Sizes.of(weights)
         vit, prompts, decoder = build(sizes)
