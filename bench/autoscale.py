@@ -12,7 +12,9 @@ Assumed, and set by options:
 - 1 s to fetch and upload around a batch;
 - interactive: sessions of 5 to 40 photos in the priority queues, 7:00 to 21:00, twelve an hour at the height of the day;
 - bulk: 100,000 photos at 1:00 and 20,000 at 12:00, fed through the window;
-- the horizontal pod autoscaler looks every 15 s with a tolerance of a tenth; of several workers it takes the unready ones first, then the youngest.
+- trickle: 8,000 photos at 1:00, and until 5:00 one to twenty more, thirty times as often as sessions: every ten seconds;
+- the horizontal pod autoscaler looks every 15 s with a tolerance of a tenth; of several workers it takes the unready ones first, then the youngest;
+- of several free workers the one takes a photo that has waited longest.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ DAY = 24 * HOUR
 SPEED: dict[StageName, float] = {"segmentation": 40, "inpainting": 7.5, "captioning": 300}
 LOAD: dict[StageName, float] = {"segmentation": 30, "inpainting": 60, "captioning": 60}
 BULK = ((1 * HOUR, 100_000), (12 * HOUR, 20_000))
-ARRIVALS = ("interactive", "bulk", "both")
+BURST = ((1 * HOUR, 8_000),)
+ARRIVALS = ("interactive", "bulk", "both", "trickle")
 
 Rules = dict["StageName", "Rule"]
 
@@ -52,6 +55,14 @@ def sessions(rng: random.Random, an_hour: float) -> list[tuple[float, int]]:
         height = math.sin(math.pi * (now / HOUR - 7) / 14)
         if rng.random() < height:
             found.append((now, rng.randint(5, 40)))
+    return found
+
+
+def trickle(rng: random.Random, an_hour: float) -> list[tuple[float, int]]:
+    """Draw what drips in after a burst: when, and how many photos."""
+    found, now = [], 1.0 * HOUR
+    while an_hour and (now := now + rng.expovariate(30 * an_hour / HOUR)) < 5 * HOUR:
+        found.append((now, rng.randint(1, 20)))
     return found
 
 
@@ -70,8 +81,14 @@ def lists_only(rules: Rules) -> Rules:
     return {stage: replace(rule, formula=f"{stage} + {stage}_priority") for stage, rule in rules.items()}
 
 
+def busy_uncounted(rules: Rules) -> Rules:
+    """Look at what waits, and not at who is busy."""
+    return {stage: replace(rule, formula=rule.formula.replace("busy *", "0 *")) for stage, rule in rules.items()}
+
+
 POLICIES: dict[str, Callable[[Rules], Rules]] = {
     "as set": dict,
+    "busy not counted": busy_uncounted,
     "own lists only": lists_only,
     "one kept": one_kept,
     "always on": always_on,
@@ -83,12 +100,12 @@ def simulate(
 ) -> dict[str, Any]:
     """Run one day and return its figures; seconds, unless the name says otherwise."""
     fleet = Fleet(rules, assumed, DAY, warm=True)
-    if arrivals != "bulk":
-        for when, photos in sessions(random.Random(7), an_hour):  # noqa: S311 - the same day every time
-            fleet.at(when, partial(fleet.queue, "interactive", photos))
-    if arrivals != "interactive":
-        for when, photos in bulk:
-            fleet.at(when, partial(fleet.feed, photos, window))
+    rng = random.Random(7)  # noqa: S311 - the same day every time
+    draw = trickle if arrivals == "trickle" else sessions
+    for when, photos in draw(rng, 0 if arrivals == "bulk" else an_hour):
+        fleet.at(when, partial(fleet.queue, "interactive", photos))
+    for when, photos in {"interactive": (), "trickle": BURST}.get(arrivals, bulk):
+        fleet.at(when, partial(fleet.feed, photos, window))
     fleet.run()
     stages = fleet.stages.values()
     ended = sum(map(len, fleet.ended.values()))

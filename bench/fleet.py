@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.scaling import SYNC_SECONDS, Autoscaler, Formula
 from shared.keys import STAGES
+from shared.presence import EVERY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,6 +58,15 @@ class Worker:
     held: list[Photo] = field(default_factory=list)
     until: float = 0
     """When its batch is computed."""
+    uploading: int = 0
+    """Photos of earlier batches."""
+    done: float = 0
+    """When everything it has begun is uploaded."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether it holds a message."""
+        return bool(self.held or self.uploading)
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +79,8 @@ class Stage:
     priority: deque[Photo] = field(default_factory=deque)
     normal: deque[Photo] = field(default_factory=deque)
     workers: list[Worker] = field(default_factory=list)
-    uploading: int = 0
+    busy: int = 0
+    """Workers that last said so; those that are told to stop say so no more."""
     seconds: float = 0
     """Paid for: workers times time."""
     peak: int = 0
@@ -114,6 +125,7 @@ class Fleet:
                 stage.workers = [Worker(0, ready=True) for _ in range(stage.autoscaler.rule.minimum)]
             self._every(stage.autoscaler.rule.polling, number, lambda stage=stage: self._scale(stage, "poll"))
             self._every(SYNC_SECONDS, number + 5, lambda stage=stage: self._scale(stage, "sync"))
+            self._every(EVERY_SECONDS, number, lambda stage=stage: self._show(stage))
 
     def at(self, when: float, do: Callable[[], None]) -> None:
         """Do something at a time."""
@@ -156,8 +168,12 @@ class Fleet:
 
         self.at(first, again)
 
+    @staticmethod
+    def _show(stage: Stage) -> None:
+        stage.busy = sum(worker.busy and not worker.leaving for worker in stage.workers)
+
     def _scale(self, stage: Stage, how: str) -> None:
-        metric = stage.formula(self._lengths())
+        metric = stage.formula(self._lengths() | {"busy": stage.busy})
         getattr(stage.autoscaler, how)(self.now, metric)
         staying = [worker for worker in stage.workers if not worker.leaving]
         for _ in range(stage.autoscaler.replicas - len(staying)):
@@ -172,7 +188,7 @@ class Fleet:
         for name, stage in self.stages.items():
             lengths[name] = len(stage.normal)
             lengths[f"{name}_priority"] = len(stage.priority)
-            lengths["held"] += stage.uploading + sum(len(worker.held) for worker in stage.workers)
+            lengths["held"] += sum(len(worker.held) + worker.uploading for worker in stage.workers)
         return lengths
 
     def _start(self, stage: Stage) -> None:
@@ -180,18 +196,18 @@ class Fleet:
         stage.workers.append(worker)
 
         def ready() -> None:
-            worker.ready = True
+            worker.ready, worker.until = True, self.now
             self._work(stage)
 
         self.at(self.now + self._assumed.start + self._assumed.load[stage.name], ready)
 
     def _remove(self, stage: Stage, worker: Worker) -> None:
         worker.leaving = True
-        if not worker.held:
+        if not worker.busy:
             self._gone(stage, worker)
             return
         stage.busy_removed += 1
-        drain = worker.until - self.now + self._assumed.transfer
+        drain = worker.done - self.now
         stage.longest_drain = max(stage.longest_drain, drain)
         if drain > self._assumed.grace:
             self.at(self.now + self._assumed.grace, lambda: self._kill(stage, worker))
@@ -213,25 +229,27 @@ class Fleet:
         self._work(stage)
 
     def _work(self, stage: Stage) -> None:
-        for worker in stage.workers:
+        # Who has waited longest is served first, as by the broker.
+        for worker in sorted(stage.workers, key=lambda worker: worker.until):
             if not (stage.priority or stage.normal):
                 return
             if worker.ready and not worker.leaving and not worker.held:
                 worker.held = stage.take(self._assumed.batch)
                 worker.until = self.now + len(worker.held) / self._assumed.speed[stage.name]
+                worker.done = worker.until + self._assumed.transfer
                 self.at(worker.until, lambda worker=worker: self._computed(stage, worker))
 
     def _computed(self, stage: Stage, worker: Worker) -> None:
         photos, worker.held = worker.held, []
         if not photos:
             return  # killed meanwhile
-        stage.uploading += len(photos)
+        worker.uploading += len(photos)
         self.at(self.now + self._assumed.transfer, lambda: self._uploaded(stage, worker, photos))
         self._work(stage)
 
     def _uploaded(self, stage: Stage, worker: Worker, photos: list[Photo]) -> None:
-        stage.uploading -= len(photos)
-        if worker.leaving and not worker.held:
+        worker.uploading -= len(photos)
+        if worker.leaving and not worker.busy:
             self._gone(stage, worker)
         following = STAGES[STAGES.index(stage.name) + 1 :][:1]
         for photo in photos:

@@ -104,7 +104,7 @@ def read_window() -> int:
 
 
 class Formula:
-    """A scaling formula: sums, `max` and `min` of triggers and numbers, which KEDA's language and Python write alike."""
+    """A scaling formula: sums, products, `max` and `min` of triggers and numbers, which KEDA's language and Python write and reckon alike."""
 
     def __init__(self, text: str) -> None:
         """Read it. Raises `ValueError` for anything else."""
@@ -129,10 +129,12 @@ class Formula:
                 return float(values[name])
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 return self._value(left, values) + self._value(right, values)
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                return self._value(left, values) * self._value(right, values)
             case ast.Call(func=ast.Name(id="max" | "min" as name), args=args) if args:
                 return (max if name == "max" else min)(self._value(each, values) for each in args)
             case _:
-                raise ValueError(f"not a sum, max or min: {ast.unparse(node)}")
+                raise ValueError(f"not a sum, product, max or min: {ast.unparse(node)}")
 
 
 @dataclass(slots=True)

@@ -16,10 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_manifests import environment, named, rendered, secret_keys, workers
 
-from bench.autoscale import LOAD, SPEED, always_on, lists_only, main, sessions, simulate
+from bench.autoscale import (
+    ARRIVALS,
+    LOAD,
+    POLICIES,
+    SPEED,
+    always_on,
+    busy_uncounted,
+    lists_only,
+    main,
+    sessions,
+    simulate,
+)
 from bench.fleet import Assumed, Fleet
 from bench.scaling import Autoscaler, Formula, Rule, read_grace, read_rules, read_window
 from shared.keys import QUEUES, STAGES, queue_name
+from shared.presence import busy_key
 from shared.queues import UNACKED
 
 if TYPE_CHECKING:
@@ -30,6 +42,7 @@ if TYPE_CHECKING:
 KEDA = "overlays/keda"
 RULES = read_rules()
 ASSUMED = Assumed(speed=SPEED, load=LOAD, start=90, transfer=1, grace=read_grace())
+SLOW = replace(ASSUMED, speed={stage: speed / 5 for stage, speed in SPEED.items()})
 TEXT = {"type": "string"}
 COUNT = {"type": "integer", "minimum": 0}
 
@@ -84,7 +97,7 @@ def scaled() -> dict[str, Any]:
 
 
 def lengths(**waiting: float) -> dict[str, float]:
-    return dict.fromkeys([*(queue.replace(".", "_") for queue in QUEUES), "held"], 0.0) | waiting
+    return dict.fromkeys([*(queue.replace(".", "_") for queue in QUEUES), "held", "busy"], 0.0) | waiting
 
 
 def test_a_stage_is_scaled_by_one_object_with_known_fields() -> None:
@@ -101,14 +114,14 @@ def test_a_stage_is_scaled_by_one_object_with_known_fields() -> None:
 
 
 def test_a_stage_looks_at_its_two_queues_and_at_what_comes_its_way() -> None:
-    """The lists are those that workers empty, under names that the formula uses; held messages are kombu's hash."""
+    """The lists are those that workers empty, under names that the formula uses; held messages are kombu's hash, busy workers those that say so."""
     for stage, spec in scaled().items():
         lists = {each["name"]: each["metadata"]["listName"] for each in spec["triggers"]}
         before = STAGES[: STAGES.index(stage) + 1]
         wanted = {queue_name(each, priority=first) for each in before for first in (True, False)}
-        assert set(lists.values()) == wanted | {UNACKED}
+        assert set(lists.values()) == wanted | {UNACKED, busy_key(STAGES[len(before) - 1])}
         assert Formula(spec["advanced"]["scalingModifiers"]["formula"]).names == set(lists)
-        assert lists == {"held": UNACKED} | {queue.replace(".", "_"): queue for queue in wanted}
+        assert lists == {"held": UNACKED, "busy": lists["busy"]} | {queue.replace(".", "_"): queue for queue in wanted}
 
 
 def test_the_replay_reads_what_is_applied() -> None:
@@ -138,9 +151,22 @@ def test_one_worker_is_there_while_anything_is_on_its_way(stage: StageName, sign
     assert rule.activation < metric <= rule.target
 
 
-@pytest.mark.parametrize("text", ["held * 2", "len(held)", "max()", "held if held else 1", "'a'", "__import__('os')"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_fewer_workers_are_asked_for_than_are_busy(stage: StageName) -> None:
+    """Whatever waits: with empty lists a busy fleet stays as it is, and busy workers ask for no further ones."""
+    rule, formula = RULES[stage], Formula(RULES[stage].formula)
+    for busy in range(1, rule.maximum + 1):
+        scaler = Autoscaler(rule, replicas=busy)
+        for now in range(0, 3600, 15):
+            scaler.poll(now, formula(lengths(busy=busy, held=busy)))
+            scaler.sync(now, formula(lengths(busy=busy, held=busy)))
+            assert scaler.replicas == busy
+        assert math.ceil(formula(lengths(busy=busy - 1, held=1)) / rule.target) == max(1, busy - 1)
+
+
+@pytest.mark.parametrize("text", ["held - 2", "len(held)", "max()", "held if held else 1", "'a'", "__import__('os')"])
 def test_a_formula_that_only_keda_could_read_is_refused(text: str) -> None:
-    """Only sums, max and min mean the same in both languages."""
+    """Only sums, products, max and min mean the same in both languages."""
     with pytest.raises(ValueError, match="not a sum"):
         Formula(text)
 
@@ -208,19 +234,26 @@ def day(
     return simulate(rules, assumed, arrivals, **asked)
 
 
-def test_no_photo_is_lost_and_no_batch_cut_short() -> None:
-    """On a day of both kinds of work every photo ends, and who is removed while busy drains well within the grace period."""
-    figures = day()
+@pytest.mark.parametrize("assumed", [ASSUMED, SLOW], ids=["as aimed for", "a fifth as fast"])
+def test_no_photo_is_lost_and_no_busy_worker_removed(assumed: Assumed) -> None:
+    """On a day of both kinds of work every photo ends where it began; workers that nobody counts as busy are removed amid their batches."""
+    figures = day(assumed=assumed)
     assert figures["photos"] > 20_000
+    assert figures["lost"] == figures["killed"] == figures["busy_removed"] == 0
+    assert day(busy_uncounted(RULES), assumed)["busy_removed"] > 0, "else this shows nothing"
+
+
+def test_a_trickle_after_a_burst_removes_none_in_the_middle_of_a_batch() -> None:
+    """When the lists are empty and a few of the many workers have a photo now and then, those that go are those without."""
+    figures = day(arrivals="trickle", assumed=SLOW)
     assert figures["lost"] == figures["killed"] == 0
-    assert figures["busy_removed"] > 0, "else this shows nothing"
-    assert 0 < figures["longest_drain"] < read_grace() / 10
+    assert figures["busy_removed"] == 0
 
 
 def test_a_grace_period_below_a_batch_costs_work_and_still_loses_nothing() -> None:
     """Killed workers' photos are made by others: what the grace period saves is work, not photos."""
     slow = replace(ASSUMED, speed={"segmentation": 4, "inpainting": 0.2, "captioning": 4}, grace=5)
-    figures = day(assumed=slow, arrivals="bulk", bulk=[(0, 1500)])
+    figures = day(busy_uncounted(RULES), slow, arrivals="bulk", bulk=[(0, 1500)])
     assert figures["killed"] > 0
     assert figures["lost"] == 0
 
@@ -259,12 +292,15 @@ def test_sessions_come_by_day() -> None:
     assert all(7 * 3600 < when < 21 * 3600 and 5 <= photos <= 40 for when, photos in found)
 
 
-def test_the_last_line_is_the_days_figures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_line_is_the_days_figures(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A table for people, one JSON object for machines."""
+    monkeypatch.setattr("bench.autoscale.ARRIVALS", ("bulk", "trickle"))
     main(["--bulk", "0.02", "--sessions", "1"])
     *table, last = capsys.readouterr().out.splitlines()
     figures = json.loads(last)
-    assert len(table) == 2 + 3 * 4
+    assert len(table) == 2 + 2 * len(POLICIES)
     assert figures["days"]["bulk"]["as set"]["photos"] == 2400
     assert {each["lost"] for policies in figures["days"].values() for each in policies.values()} == {0}
 
