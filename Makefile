@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PHOTOS ?=
 SCENARIO ?=
 
-.PHONY: help setup demo up test compose-test faults audit lint format bench-pipeline bench-models bench-bulk bench-autoscale clean
+.PHONY: help models setup demo up test compose-test faults audit lint format bench-pipeline bench-models bench-bulk bench-autoscale clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/ –/'
@@ -17,18 +17,21 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	  --editable '.[worker,production,embedded,export,demo,otel]' --group lint --group test
-	$(BIN)/vitrina models fetch
 	@touch $@
 
-setup: $(VENV)/.ready ## make .venv with everything, fetch the starter models
+# Apart from the stamp, since models lie elsewhere and may be deleted: what is there is only looked at.
+models: $(VENV)/.ready ## fetch the starter models that are missing
+	@$(BIN)/vitrina models fetch
 
-demo: $(VENV)/.ready ## sample photos (or PHOTOS=folder) to a catalogue and a report
+setup: models ## make .venv with everything, fetch the starter models
+
+demo: models ## sample photos (or PHOTOS=folder) to a catalogue and a report
 	$(BIN)/vitrina demo $(if $(PHOTOS),"$(PHOTOS)")
 
-up: $(VENV)/.ready ## the embedded stack in the foreground
+up: models ## the embedded stack in the foreground
 	$(BIN)/vitrina up
 
-test: $(VENV)/.ready ## the whole test suite
+test: models ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 compose-test: $(VENV)/.ready ## a catalogue in containers while workers die and the broker restarts; needs Docker; PHOTOS=folder for yours
@@ -51,10 +54,10 @@ format: $(VENV)/.ready ## fix style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench-pipeline: $(VENV)/.ready ## the pipeline against a plain serial loop
+bench-pipeline: models ## the pipeline against a plain serial loop
 	$(BIN)/python -m bench.pipeline $(if $(PHOTOS),"$(PHOTOS)")
 
-bench-models: $(VENV)/.ready ## each model stage from one at a time to batches; full size on a GPU, tiny elsewhere
+bench-models: models ## each model stage from one at a time to batches; full size on a GPU, tiny elsewhere
 	$(BIN)/python -m bench.models
 
 bench-bulk: $(VENV)/.ready ## bulk jobs with instant models: KEYS=50000 for a short run
