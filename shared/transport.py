@@ -2,7 +2,11 @@
 
 kombu's own pops a message and only then records it as unacknowledged; a SIGKILL between the two loses it. Here one script
 does both, so a message is always either in its queue or recorded. The lease on a recorded message (the visibility timeout) is renewed
-while its worker lives, so that a long task is not handed out twice and a dead worker's messages come back soon.
+while its worker lives, so that a long task is not handed out twice and a dead worker's messages come back soon. Leases run by the server's
+clock: those of two workers differ.
+
+kombu's own also hands messages back in a transaction that fails whenever any worker takes or acknowledges one meanwhile, and tries again
+for as long as that goes on. Here it is one script as well.
 
 A free worker waits in `BLMOVE queue queue RIGHT RIGHT`, which moves the next message onto its own place: it blocks until
 there is one and takes nothing. It can watch one queue only: of several the last, which is the one that is fed most.
@@ -14,58 +18,25 @@ the way it is sent again; lost with its worker, the message comes back and its w
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from functools import partial
 from queue import Empty
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kombu.transport import redis, virtual
+from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError, OutOfMemoryError, RedisError  # noqa: A004 - the client's own
 
 from shared.envelope import MAX_BYTES, check_envelope
 from shared.errors import MessageError
 from shared.keys import QUEUES
+from shared.transport_scripts import EXPIRED, FORGET, RENEW, RESTORE, TAKE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger(__name__)
-
-_SETTLE = """
-for i = {first}, #ARGV do
-  redis.call('ZREM', KEYS[1], ARGV[i])
-  redis.call('HDEL', KEYS[2], ARGV[i])
-end
-"""
-# KEYS: unacked index, unacked, queues. ARGV: now, the largest message, the queues' names, then the tags of what was acknowledged. The tag of what
-# is taken was given by the publisher. The recorded value is kombu's own format, [message, exchange, routing key], so that its restoring and
-# acknowledging work unchanged. What is no message at all is dropped here: recorded, it would stop whoever restores it.
-_TAKE = (
-    _SETTLE.format(first="#KEYS + 1")
-    + """
-for i = 3, #KEYS do
-  local message = redis.call('RPOP', KEYS[i])
-  if message then
-    if #message > tonumber(ARGV[2]) then
-      return {ARGV[i], '', '', #message .. ' bytes are more than ' .. ARGV[2]}
-    end
-    local known, parsed = pcall(cjson.decode, message)
-    local properties = known and type(parsed) == 'table' and type(parsed['headers']) == 'table' and parsed['properties']
-    local info = type(properties) == 'table' and type(properties['delivery_tag']) == 'string' and properties['delivery_info']
-    if type(info) ~= 'table' or type(info['exchange']) ~= 'string' or type(info['routing_key']) ~= 'string' then
-      return {ARGV[i], '', '', 'it is not JSON of the form that Celery writes'}
-    end
-    local record = '[' .. message .. ',' .. cjson.encode(info['exchange']) .. ',' .. cjson.encode(info['routing_key']) .. ']'
-    redis.call('ZADD', KEYS[1], ARGV[1], properties['delivery_tag'])
-    redis.call('HSET', KEYS[2], properties['delivery_tag'], record)
-    return {ARGV[i], message, properties['delivery_tag']}
-  end
-end
-return false
-"""
-)
-# KEYS: unacked index, unacked. ARGV: the tags.
-_FORGET = _SETTLE.format(first="1")
 
 WAIT_SECONDS = 1
 """Longest wait on one queue; bounds how late a message is seen whose waiting worker died."""
@@ -123,7 +94,7 @@ class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
 
     def _forget(self, tags: list[str]) -> None:
         with self.channel.conn_or_acquire() as client:
-            client.eval(_FORGET, 2, self.unacked_index_key, self.unacked_key, *tags)
+            client.eval(FORGET, 2, self.unacked_index_key, self.unacked_key, *tags)
 
     def _settle(self, do: Callable[[], None]) -> None:
         # A message whose settling fails is forgotten here all the same. It would stay ours for ever: renewed, counted against the prefetch
@@ -136,15 +107,33 @@ class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
             else:
                 return
 
+    def held(self) -> dict[str, Any]:
+        """Return the messages by tag that are delivered and neither acknowledged nor handed back."""
+        # Those are dropped from `_delivered` only at the next delivery.
+        return {tag: message for tag, message in list(self._delivered.items()) if tag not in self._dirty}
+
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
-        """Renew our own leases, then return the messages of those who no longer do. Called by kombu's timer."""
-        # What was acknowledged or handed back is dropped from `_delivered` only at the next delivery.
-        held = set(self._delivered) - self._dirty
-        if held and not self.channel.over:
-            with self.channel.conn_or_acquire() as client:
-                # XX: a message acknowledged meanwhile must not come back into the index.
-                client.zadd(self.unacked_index_key, dict.fromkeys(held, time()), xx=True)
-        super().restore_visible(start=start, num=num, interval=interval)
+        """Renew our own leases, then hand back the messages of those who no longer do. Called by kombu's timer."""
+        del start, num, interval  # all, and each time: that takes no longer than a few milliseconds
+        with self.channel.conn_or_acquire() as client:
+            if not self.channel.over and (held := self.held()):
+                client.eval(RENEW, 1, self.unacked_index_key, *held)
+            fixed = [self.unacked_index_key, self.unacked_key]
+            for tag in client.eval(EXPIRED, 2, *fixed, self.visibility_timeout):
+                self._restore(client, tag, "RPUSH", self.visibility_timeout)
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Hand a message back that is still recorded: as the next one of its queue or, with `leftmost`, as the last."""
+        with self.channel.conn_or_acquire(client) as open_client:
+            self._restore(open_client, tag, "LPUSH" if leftmost else "RPUSH")
+
+    def _restore(self, client: Any, tag: str, push: str, unrenewed: float | Literal[""] = "") -> None:
+        record = client.hget(self.unacked_key, tag)
+        if record is None:
+            return  # whoever has settled it was faster
+        queues, message = self.channel.recorded(record)
+        fixed = [self.unacked_index_key, self.unacked_key]
+        client.eval(RESTORE, len(fixed) + len(queues), *fixed, *queues, tag, message, push, unrenewed)
 
 
 class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
@@ -170,6 +159,12 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
         super().close()
 
     @property
+    def due(self) -> int:
+        """How many messages it holds that do not wait for their time, as a retry does."""
+        now = datetime.now(UTC)
+        return sum(not _waits(message, now) for message in self.qos.held().values())
+
+    @property
     def gathers(self) -> bool:
         """Whether acknowledgements may wait for the end of the event loop's turn."""
         return self.connection is not None and self.connection.cycle.turns
@@ -185,6 +180,18 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
         if self._shared is None or self._shared.connection_pool is not self.pool:
             self._shared = super()._create_client()
         return self._shared
+
+    def recorded(self, record: bytes) -> tuple[list[str], str]:
+        """Read a recorded message: where it goes when it is handed back, and what goes there; nowhere, when it cannot be read."""
+        try:
+            message, exchange, routing_key = redis.loads(record)
+            message["headers"]["redelivered"] = message["properties"]["delivery_info"]["redelivered"] = True
+            text, names = dumps(message), (str(exchange), str(routing_key))
+        except Exception as error:  # noqa: BLE001 - as in `_parsed`; whoever can write to the broker can write here as well
+            _tell_refused("", f"what is recorded of it cannot be read ({type(error).__name__})")
+            return [], ""
+        priority = self._get_message_priority(message, reverse=False)
+        return [self._q_for_pri(queue, priority) for queue in self._lookup(*names)], text
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         """Send, and say when: a message that is handed out again has waited since then."""
@@ -206,7 +213,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             names = [queue for _ in self.priority_steps for queue in queues]
             fixed = [self.unacked_index_key, self.unacked_key]
             tags = self.qos.carry()
-            command = ["EVAL", _TAKE, len(keys) + 2, *fixed, *keys, time(), _largest(names), *names, *tags]
+            command = ["EVAL", TAKE, len(keys) + 2, *fixed, *keys, _largest(names), *names, *tags]
         elif not self._full:
             wait = WAIT_SECONDS if len(queues) == 1 else SEVERAL_WAIT_SECONDS
             last = keys[len(queues) - 1]
@@ -275,7 +282,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps]
             fixed = [self.unacked_index_key, self.unacked_key]
             names = [queue for _ in keys]
-            answer = client.eval(_TAKE, len(keys) + 2, *fixed, *keys, time(), _largest(names), *names)
+            answer = client.eval(TAKE, len(keys) + 2, *fixed, *keys, _largest(names), *names)
         if not answer:
             raise Empty
         return self._parsed(answer)
@@ -284,6 +291,13 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
 def _largest(queues: list[str]) -> int:
     """Return the largest message of these queues in bytes: answers to Celery's own questions may be long."""
     return MAX_BYTES if set(queues) <= set(QUEUES) else MAX_ANSWER_BYTES
+
+
+def _waits(message: Any, now: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(message.headers["eta"]) > now
+    except (KeyError, TypeError, ValueError):
+        return False  # it says no time
 
 
 def _tell_refused(queue: str, why: str) -> None:
