@@ -188,6 +188,10 @@ class StorageRefusedError(StorageError):
     retryable = False
 
 
+class StorageReadOnlyError(StorageRefusedError):
+    """The storage takes nothing from anybody any more: it is no fault of one item."""
+
+
 class BrokerError(VitrinaError):
     """The broker cannot be reached or refuses us."""
 

@@ -6,7 +6,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import StorageError, StorageRefusedError
+from shared.errors import StorageError, StorageReadOnlyError, StorageRefusedError
 from shared.jobs import PAGE, Job, read_page
 
 if TYPE_CHECKING:
@@ -43,6 +43,17 @@ class OpenJob:
         except StorageError:
             return False
         return True
+
+    def put(self, key: str, data: bytes, *, content_type: str, metadata: Mapping[str, str]) -> None:
+        """Write an output. Raises `StorageReadOnlyError` where none could be written, `StorageError` for what is the matter with this one."""
+        try:
+            self.destination.put(key, data, content_type=content_type, metadata=metadata)
+        except StorageRefusedError as error:
+            try:
+                self.destination.check_writable()
+            except StorageError:
+                raise StorageReadOnlyError(str(error)) from None
+            raise
 
 
 class Pages:

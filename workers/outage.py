@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shared.errors import StorageReadOnlyError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -78,7 +80,7 @@ class Outage:
 
         `answers` asks the storage for something else.
         """
-        dead = not self._is_down(name) and not answers()
+        dead = isinstance(error, StorageReadOnlyError) or (not self._is_down(name) and not answers())
         now = time.monotonic()
         with self._lock:
             self._forget()

@@ -290,7 +290,7 @@ class Runner:
             data = artifact.data
             if kind == "caption":
                 data = item_record(item, outputs, work, provenance, json.loads(data))
-            opened.destination.put(key, data, content_type=artifact.content_type, metadata=metadata)
+            opened.put(key, data, content_type=artifact.content_type, metadata=metadata)
             metrics.BYTES.labels(self.stage, "written").inc(len(data))
 
 

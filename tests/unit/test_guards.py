@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from producer.embedded import free_port
-from shared.errors import StorageError, UsageError
+from shared.errors import StorageError, StorageReadOnlyError, StorageRefusedError, UsageError
 from shared.pictures import encode_png, pixels
 from shared.probe import Probe
 from workers.memory import Budget, machine_bytes
@@ -119,6 +119,14 @@ def test_a_storage_that_does_not_answer_is_an_outage_at_once() -> None:
     assert outage.failed("job", 1, StorageError("x"), answers=no)
     assert outage.down
     assert outage.failed("job", 1, StorageError("x"), answers=lambda: pytest.fail("asked again"))
+
+
+def test_a_storage_that_takes_nothing_is_an_outage_at_once() -> None:
+    """It answers, and what it refuses is no photo's fault; a refusal of one alone is."""
+    outage = Outage(patience=60)
+    assert not outage.failed("job", 1, StorageRefusedError("x"), answers=yes)
+    assert outage.failed("job", 1, StorageReadOnlyError("x"), answers=lambda: pytest.fail("asked"))
+    assert outage.down
 
 
 def test_in_an_outage_one_photo_tries_and_the_others_are_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
