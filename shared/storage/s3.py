@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import secrets
 import threading
 from contextlib import closing, contextmanager
@@ -55,6 +57,8 @@ _REFUSED = {
 }
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
 _SKEWED = {"RequestTimeTooSkewed", "RequestExpired"}
+_MD5 = re.compile(r"[0-9a-f]{32}")
+# Of an object that was uploaded in one part; that of several has a dash.
 _REFUSED_ERRORS = (errors.NoCredentialsError, errors.PartialCredentialsError, errors.ProfileNotFound)
 _WRONG_ADDRESS = (errors.ParamValidationError,)
 
@@ -148,7 +152,7 @@ class S3Storage:
         return _stat(key, answer)
 
     def get(self, key: str, *, limit: int | None = None) -> Blob:
-        """Read an object; its length and, where the server keeps one, its checksum are compared with what was announced."""
+        """Read an object; its length and its checksum, or the ETag that is one, are compared with what was announced."""
         with self._errors(key):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._name(key))
             stat = _stat(key, answer)
@@ -158,6 +162,11 @@ class S3Storage:
                     msg = f"{stat.size} bytes are more than {limit}: raise VITRINA_MAX_BYTES or shrink the file"
                     raise PictureTooLargeError(msg)
                 data = body.read()
+        md5 = _announced_md5(answer, stat.etag)
+        if md5 and hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
+            raise StorageError(
+                f"{self.url}/{key}: what came is not what its ETag says: where it stays so, upload it again"
+            )
         return Blob(data, stat)
 
     def put(
@@ -325,6 +334,16 @@ def _new_client(settings: Settings) -> S3Client:
 
 def _code(error: errors.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _announced_md5(answer: Any, etag: str) -> str | None:
+    """Return the body's MD5 where the ETag is one and no checksum was sent, which botocore compares itself."""
+    if any(name.startswith("Checksum") for name in answer) or not _MD5.fullmatch(etag):
+        return None
+    # Encrypted with a key of one's own, its ETag looks the same and is another.
+    return (
+        None if answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer else etag
+    )
 
 
 def _line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import threading
 import zlib
 from contextlib import contextmanager
@@ -12,9 +13,15 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import SecretStr
 
-from shared.errors import StorageError, StorageRefusedError
+from shared.connection import connect
+from shared.errors import StorageError, StorageReadOnlyError, StorageRefusedError
+from shared.jobs import Job
+from shared.plan import Plan
+from shared.progress import Progress
+from shared.recipe import Recipe
 from shared.settings import Settings
 from shared.storage import Storage, open_storage
+from workers.job import OpenJob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +38,17 @@ FAULTS = {
 }
 
 
+MD5 = hashlib.md5(BODY, usedforsecurity=False).hexdigest()
+UNSIGNED = {
+    "unsigned": {"ETag": f'"{MD5}"'},
+    "flipped_unsigned": {"ETag": f'"{MD5}"'},
+    "in_parts": {"ETag": f'"{MD5[::-1]}-2"'},
+    "own_key": {"ETag": f'"{MD5[::-1]}"', "x-amz-server-side-encryption": "aws:kms"},
+    "customer_key": {"ETag": f'"{MD5[::-1]}"', "x-amz-server-side-encryption-customer-algorithm": "AES256"},
+}
+"""What servers without checksums answer with in their place."""
+
+
 @contextmanager
 def faulty(*script: str, attempts: int = 1) -> Iterator[tuple[Settings, list[str]]]:
     """Serve an S3 server that answers each request by the next word of the script, the last one for ever; list whose key signed each."""
@@ -40,6 +58,7 @@ def faulty(*script: str, attempts: int = 1) -> Iterator[tuple[Settings, list[str
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             signed.append(self.headers["Authorization"].partition("Credential=")[2].partition("/")[0])
             word = left.pop(0) if len(left) > 1 else left[0]
             if word in FAULTS:
@@ -48,18 +67,18 @@ def faulty(*script: str, attempts: int = 1) -> Iterator[tuple[Settings, list[str
             elif word == "reset":
                 self.close_connection = True
                 self.connection.close()
-            else:
+            elif self.command == "GET":
                 self.picture(word)
+            else:
+                self.answer(200, b"")
 
-        def do_PUT(self) -> None:
-            self.do_GET()
+        do_PUT = do_DELETE = do_GET  # noqa: N815 - the names of HTTP
 
         def picture(self, word: str) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            self.rfile.read(length)
+            body = {"cut": BODY[:-3], "flipped": b"X" + BODY[1:], "flipped_unsigned": b"X" + BODY[1:]}.get(word, BODY)
             crc = base64.b64encode(zlib.crc32(BODY).to_bytes(4, "big")).decode()
-            body = {"cut": BODY[:-3], "flipped": b"X" + BODY[1:]}.get(word, BODY)
-            self.answer(200, body, **{"x-amz-checksum-crc32": crc, "Content-Length": str(len(BODY))})
+            signed = UNSIGNED.get(word, {"x-amz-checksum-crc32": crc})
+            self.answer(200, body, **signed, **{"Content-Length": str(len(BODY))})
             if word == "cut":
                 self.close_connection = True
 
@@ -106,7 +125,9 @@ def opened(settings: Settings) -> Storage:
     return open_storage("s3://bucket", settings)
 
 
-@pytest.mark.parametrize("fault", ["broken", "slow_down", "reset", "cut", "flipped", "skewed", "expired"])
+@pytest.mark.parametrize(
+    "fault", ["broken", "slow_down", "reset", "cut", "flipped", "flipped_unsigned", "skewed", "expired"]
+)
 def test_a_fault_that_may_pass_is_told_as_such(fault: str) -> None:
     """Server errors, throttling, resets, bodies cut short or changed on the way, a wrong clock, expired keys: a task tries again."""
     with faulty(fault) as (settings, _), pytest.raises(StorageError, match="k") as told:
@@ -132,6 +153,29 @@ def test_what_an_operator_must_mend_says_so(fault: str, words: str) -> None:
             opened(settings).put("k", b"x")
         assert not told.value.retryable
         assert len(signed) == 1
+
+
+@pytest.mark.parametrize("how", ["unsigned", "in_parts", "own_key", "customer_key"])
+def test_an_etag_is_taken_for_a_checksum_only_where_it_is_one(how: str) -> None:
+    """Those of objects in parts, or encrypted with a key of one's own, say nothing of the content."""
+    with faulty(how) as (settings, _):
+        assert opened(settings).get("k").data == BODY
+
+
+def job_at(storage: Storage) -> OpenJob:
+    job = Job("job", storage.url, storage.url, Recipe(), 0.0)
+    return OpenJob(job, Plan(job.recipe), storage, storage, Progress(connect(Settings()), "job"), None)
+
+
+def test_a_refused_output_is_told_from_a_storage_that_takes_none() -> None:
+    """By writing something else: only then do all photos wait for its owner."""
+    with faulty("read_only") as (settings, _), pytest.raises(StorageReadOnlyError, match="bucket's policy"):
+        job_at(opened(settings)).put("k", b"x", content_type="image/png", metadata={})
+    with faulty("read_only", "whole") as (settings, signed):
+        with pytest.raises(StorageRefusedError, match="bucket's policy") as told:
+            job_at(opened(settings)).put("k", b"x", content_type="image/png", metadata={})
+        assert not isinstance(told.value, StorageReadOnlyError)
+        assert len(signed) == 3
 
 
 def test_expired_credentials_are_read_again(keys: Path) -> None:
