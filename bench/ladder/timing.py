@@ -1,76 +1,29 @@
-"""Timing: what one rung of a ladder costs, and what the device could do."""
+"""Timing: what one way of doing a stage's work costs, and what the device could do."""
 
 from __future__ import annotations
 
-import statistics
+import gc
 import time
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bench.ladder.ways import Rung
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
+
+    from bench.ladder.ways import Way
 
 MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
 """Side of the square product that the device's best rate is measured with."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """One way of doing a stage's work, measured."""
-
-    name: str
-    items: int
-    """Photos or sentences in one run."""
-    seconds: tuple[float, ...]
-    """Of each run."""
-    first_seconds: float
-    """Of the run before them: compiling, allocating, choosing kernels."""
-    peak_bytes: int
-    """Largest memory allocated on the device; 0 on a CPU."""
-    same: bool = True
-    """Makes what the others make. One that makes less is no measure of speed, and is not the figure that is told."""
-    flops: float = 0.0
-    """Of one item; multiply and add are two."""
-    parts: dict[str, float] = field(default_factory=dict)
-    """Seconds per item by part."""
-
-    @property
-    def rate(self) -> float:
-        """Items per second, by the median run."""
-        return self.items / statistics.median(self.seconds)
-
-    def utilisation(self, peak: float) -> float | None:
-        """Return the share of the device's measured `peak` (FLOP/s) that this rung used; None where nothing was counted."""
-        return self.rate * self.flops / peak if self.flops else None
-
-    def row(self, base: float, peak: float) -> str:
-        """Return a line of the table, with the speed-up over `base` items per second."""
-        median, worst = statistics.median(self.seconds), percentile(self.seconds, 0.95)
-        used = self.utilisation(peak)
-        share = f"{100 * used:.1f} %" if used is not None else "-"
-        parts = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in self.parts.items()) or "-"
-        return (
-            f"| {self.name} | {self.rate:.2f} | {self.rate / base:.2f}x | {1000 * median / self.items:.1f} | "
-            f"{1000 * worst / self.items:.1f} | {self.peak_bytes / 1e9:.2f} | {share} | {self.first_seconds:.1f} | {parts} |"
-        )
-
-
-HEADER = (
-    "| way | items/s | speed-up | ms/item (median) | ms/item (p95) | peak GB | FLOP use | first run s | parts, ms/item |\n"
-    "|---|---|---|---|---|---|---|---|---|"
-)
-
-
-def percentile(values: tuple[float, ...], part: float) -> float:
-    """Return the value that `part` (0 to 1) of the values do not exceed; of few values, the nearest one above."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+REST = "rest"
+"""The part of a run that is in none of its named parts."""
 
 
 class Bench:
-    """One device and how long to measure on it."""
+    """One device and how often to measure on it."""
 
     def __init__(self, device: str, runs: int) -> None:
         self.device = torch.device(device)
@@ -82,27 +35,37 @@ class Bench:
         """Half precision on a GPU, single on a CPU."""
         return torch.float16 if self.device.type == "cuda" else torch.float32
 
+    @property
+    def dtype_name(self) -> str:
+        """As the tables name it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def measure(self, way: Way) -> Rung:
+        """Run once, then `runs` times, then for the parts and the count where the way tells its parts.
+
+        The first run is the first of all: compiling, allocating and choosing kernels are in it. Raises what the way raises.
+        """
+        self.free()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        with way.within():
+            first = self._timed(way.do)
+            seconds = tuple(self._timed(way.do) for _ in range(self.runs))
+            peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+            parts = self._split(way.do, way.parts, way.items) if way.parts else {}
+            counted = count_flops(way.do, way.items) if way.parts else None
+        return Rung(way=way, seconds=seconds, first_seconds=first, peak_bytes=peak, parts=parts, counted_flops=counted)
+
+    def free(self) -> None:
+        """Give back what nobody holds any more."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def sync(self) -> None:
         """Wait until the device has done everything."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-    def measure(
-        self, name: str, items: int, do: Callable[[], Any], *, flops: float = 0.0, parts: dict[str, float] | None = None
-    ) -> Rung:
-        """Run once to warm up, then `runs` times. An out-of-memory error is the caller's."""
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-        first = self._timed(do)
-        seconds = tuple(self._timed(do) for _ in range(self.runs))
-        peak = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
-        return Rung(name, items, seconds, first, peak, flops, parts or {})
-
-    def part(self, do: Callable[[], Any], items: int) -> float:
-        """Return the seconds per item of one part, by the median of `runs` runs after one."""
-        self._timed(do)
-        return statistics.median(self._timed(do) for _ in range(self.runs)) / items
 
     def _timed(self, do: Callable[[], Any]) -> float:
         self.sync()
@@ -111,9 +74,52 @@ class Bench:
         self.sync()
         return time.perf_counter() - start
 
+    def _split(self, do: Callable[[], Any], parts: Mapping[str, Any], items: int) -> dict[str, float]:
+        """Return seconds per item by part in a run of its own, in which every part waits for the device."""
+        spent: dict[str, float] = dict.fromkeys((name for names in parts for name in names.split("/")), 0.0)
+        with ExitStack() as hooks:
+            for names, module in parts.items():
+                hooks.enter_context(self._watched(module, names.split("/"), spent))
+            whole = self._timed(do)
+        spent[REST] = max(0.0, whole - sum(spent.values()))
+        return {name: seconds / items for name, seconds in spent.items()}
+
+    @contextmanager
+    def _watched(self, module: torch.nn.Module, names: list[str], spent: dict[str, float]) -> Iterator[None]:
+        """Add up the seconds of a module's calls: the first call's under the first name, all others' under the last."""
+        calls: list[float] = []
+
+        def begin(*_: Any) -> None:
+            self.sync()
+            calls.append(time.perf_counter())
+
+        def end(*_: Any) -> None:
+            self.sync()
+            spent[names[0] if len(calls) == 1 else names[-1]] += time.perf_counter() - calls[-1]
+
+        before, after = module.register_forward_pre_hook(begin), module.register_forward_hook(end)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+
+
+@contextmanager
+def compiled(module: torch.nn.Module, **options: Any) -> Iterator[None]:
+    """Have a module compiled at its next call, by `torch.compile` with `options`, and leave it as it was.
+
+    What was compiled is kept until `torch.compiler.reset`: compiling it again for the next way takes no time.
+    """
+    module.compile(**options)
+    try:
+        yield
+    finally:
+        module._compiled_call_impl = None  # noqa: SLF001 - `Module.compile` has no opposite
+
 
 def count_flops(do: Callable[[], Any], items: int) -> float:
-    """Return the FLOPs per item of what torch does in `do`: matrix products, convolutions and attention."""
+    """Return the FLOPs per item of what torch does in `do`: matrix products, convolutions and attention; multiply and add are two."""
     from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - slow to import
 
     with FlopCounterMode(display=False) as counter:
