@@ -33,11 +33,16 @@ printf %s "$tls" >tls
 kubectl create secret generic vitrina-broker --namespace vitrina \
   --from-file=url --from-file=address --from-file=password --from-file=tls
 
-if [ -n "${S3_KEY_ID:-}" ]; then # nodes or accounts with an identity of their own need none
+if [ -n "${S3_KEY_ID:-}" ]; then # a service account with a role (IRSA, or components/pod-identity) needs none
   printf %s "$S3_KEY_ID" >key
   printf %s "$S3_SECRET" >secret
   kubectl create secret generic vitrina-storage --namespace vitrina \
     --from-file=VITRINA_ACCESS_KEY_ID=key --from-file=VITRINA_SECRET_ACCESS_KEY=secret
+fi
+
+if [ -n "${HF_TOKEN:-}" ]; then # for models that the hub gives to accounts alone
+  printf %s "$HF_TOKEN" >token
+  kubectl create secret generic vitrina-hub --namespace vitrina --from-file=token
 fi
 
 printf %s "$FLOWER_AUTH" >auth

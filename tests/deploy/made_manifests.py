@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ KUBECTL = Path(sys.executable).with_name("kubectl")
 OVERLAYS = ("overlays/cpu", "overlays/gpu", "overlays/keda")
 JOBS = ("jobs/models", "jobs/models-cpu", "jobs/ingest", "jobs/nightly")
 BOTH = (*OVERLAYS, *JOBS)
+COMPONENTS = ("components/pod-identity", "components/tracing", "components/monitoring")
 
 Object = dict[str, Any]
 
@@ -29,6 +32,16 @@ def rendered(folder: str) -> tuple[Object, ...]:
     done = subprocess.run([KUBECTL, "kustomize", K8S / folder], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
+
+
+@functools.cache
+def extended(folder: str, *components: str) -> tuple[Object, ...]:
+    """Render an overlay of an operator's own: one of ours with components."""
+    with tempfile.TemporaryDirectory() as own:
+        ours = {each: os.path.relpath(K8S / each, os.path.realpath(own)) for each in (folder, *components)}
+        parts = {"resources": [ours[folder]], "components": [ours[each] for each in components]}
+        Path(own, "kustomization.yaml").write_text(yaml.safe_dump(parts))
+        return rendered(os.path.relpath(own, K8S))
 
 
 def named(objects: Iterable[Object], kind: str) -> dict[str, Object]:
@@ -61,12 +74,17 @@ class Pod:
 
 def pods(folder: str) -> list[Pod]:
     """Return the pods of a kustomization."""
+    return pods_of(rendered(folder), folder)
+
+
+def pods_of(objects: Iterable[Object], where: str) -> list[Pod]:
+    """Return the pods that these objects would start."""
     found = []
-    for each in rendered(folder):
+    for each in objects:
         spec = each.get("spec", {})
         template = spec.get("jobTemplate", {}).get("spec", spec).get("template")
         if template:
-            found.append(Pod(folder, each, template["metadata"]["labels"], template["spec"]))
+            found.append(Pod(where, each, template["metadata"]["labels"], template["spec"]))
     return found
 
 
@@ -122,16 +140,16 @@ def secret_keys(tree: Any) -> Iterator[tuple[str, str]]:
             yield from secret_keys(each)
 
 
-def policies(folder: str, labels: dict[str, str], way: str) -> list[Object]:
+def policies(objects: Iterable[Object], labels: dict[str, str], way: str) -> list[Object]:
     """Return the network policies that hold for a pod in one direction, `Ingress` or `Egress`."""
     return [
         policy["spec"]
-        for policy in named(rendered(folder), "NetworkPolicy").values()
+        for policy in named(objects, "NetworkPolicy").values()
         if way in policy["spec"]["policyTypes"] and selects(policy["spec"]["podSelector"], labels)
     ]
 
 
-def ports(folder: str, labels: dict[str, str], way: str) -> set[int | str]:
+def ports(objects: Iterable[Object], labels: dict[str, str], way: str) -> set[int | str]:
     """Return the ports that a pod may be reached at, or may reach."""
-    rules = [rule for spec in policies(folder, labels, way) for rule in spec.get(way.lower(), [])]
+    rules = [rule for spec in policies(objects, labels, way) for rule in spec.get(way.lower(), [])]
     return {port["port"] for rule in rules for port in rule["ports"]}

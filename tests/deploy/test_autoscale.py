@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from made_manifests import environment, named, rendered, secret_keys, workers
 
 from bench.autoscale import (
-    ARRIVALS,
     LOAD,
     POLICIES,
     SPEED,
@@ -292,9 +291,7 @@ def test_sessions_come_by_day() -> None:
     assert all(7 * 3600 < when < 21 * 3600 and 5 <= photos <= 40 for when, photos in found)
 
 
-def test_the_last_line_is_the_days_figures(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_last_line_is_the_days_figures(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A table for people, one JSON object for machines."""
     monkeypatch.setattr("bench.autoscale.ARRIVALS", ("bulk", "trickle"))
     main(["--bulk", "0.02", "--sessions", "1"])

@@ -218,10 +218,13 @@ def test_nobody_speaks_unless_a_rule_says_so(folder: str) -> None:
         "broker": names,
     }
     reached = {"worker": {"metrics"}, "keeper": {"metrics"}, "flower": {"http"}, "broker": {"redis"}}
+    objects = rendered(folder)
     for pod in [*pods(folder), *(pod for job in JOBS for pod in pods(job))]:
         for way, may in (("Egress", reach[pod.component]), ("Ingress", reached.get(pod.component, set()))):
-            assert any(not spec.get(way.lower()) for spec in policies(folder, pod.labels, way)), f"{pod} is open: {way}"
-            assert ports(folder, pod.labels, way) == may, f"{pod}: {way}"
+            assert any(not spec.get(way.lower()) for spec in policies(objects, pod.labels, way)), (
+                f"{pod} is open: {way}"
+            )
+            assert ports(objects, pod.labels, way) == may, f"{pod}: {way}"
 
 
 def test_no_address_rule_opens_the_clouds_metadata() -> None:
@@ -295,6 +298,7 @@ def run_secrets(folder: Path, **variables: str) -> tuple[subprocess.CompletedPro
 def test_the_example_makes_every_secret_that_is_referred_to(tmp_path: Path) -> None:
     """All keys are there, and no value is on a command line."""
     values = {"BROKER_PASSWORD": "p4ss", "S3_KEY_ID": "k3y", "S3_SECRET": "s3cret", "FLOWER_AUTH": "n4me:word"}
+    values |= {"HF_TOKEN": "hf_t0ken"}
     done, calls = run_secrets(tmp_path, BROKER_HOST="queue:6379", **values)
     assert done.returncode == 0, done.stderr
     made = {
