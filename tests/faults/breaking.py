@@ -130,11 +130,17 @@ class Remote(Lab):
         self.proxy.__exit__()
 
 
-def unreachable(folder: Path, *, items: int = 600, seconds: float = 60.0) -> Outcome:
+def partition(folder: Path, *, items: int = 300, seconds: float = 20.0) -> Outcome:
+    """Let nothing through to the broker for a while, longer than the lease, with every connection left open."""
+    return unreachable(folder, items=items, seconds=seconds, silent=True)
+
+
+def unreachable(folder: Path, *, items: int = 600, seconds: float = 60.0, silent: bool = False) -> Outcome:
     """Cut the network to the broker for a minute."""
     with Remote(folder) as lab, redis.Redis.from_url(lab.broker.url):
         for number in range(items):
             lab.say(f"{number:05d}", "slow:0.03")
+        change = lab.proxy.silence if silent else lab.proxy.block
         session = lab.session()
         cut = mended = 0.0
         recovered: list[float] = []
@@ -144,10 +150,10 @@ def unreachable(folder: Path, *, items: int = 600, seconds: float = 60.0) -> Out
             nonlocal cut, mended, through
             if not cut and session.progress.counts().done >= items // 3:
                 through = session.progress.counts().done
-                lab.proxy.block(yes=True)
+                change(yes=True)
                 cut = time.monotonic()
             elif cut and not mended and time.monotonic() > cut + seconds:
-                lab.proxy.block(yes=False)
+                change(yes=False)
                 mended = time.monotonic()
             elif mended and not recovered and session.progress.counts().done > through + 10:
                 recovered.append(time.monotonic() - mended)

@@ -8,12 +8,14 @@ import os
 import signal
 import statistics
 import time
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from lab import Lab, Outcome, Recoveries
 
 from shared.keys import STAGES
+from shared.storage import open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from producer.session import Session
     from shared.storage import Storage
 
+DRAIN = 10.0
+"""Seconds within which a worker ends that is asked to: its batches take a tenth of one, starting Python and Celery up a few."""
 MEAN_RECOVERY = 15.0
 """Seconds within which a killed worker's items are to run again, on average."""
 
@@ -84,8 +88,6 @@ def kills(folder: Path, *, items: int = 5000, kills: int = 200, seconds: float =
 
 def calm(lab: Lab, session: Session) -> dict[str, str]:
     """Make the same photos again, undisturbed, into another folder, and return their digests."""
-    from shared.storage import open_storage  # noqa: PLC0415 - used here alone
-
     for worker in lab.workers:
         worker.start()
     again = lab.session(session.job.recipe, out=open_storage(str(lab.folder / "calm"), lab.settings))
@@ -99,43 +101,104 @@ def stage_of(worker: Worker) -> str:
 
 
 def signals(folder: Path, *, items: int = 600, storms: int = 30, seconds: float = 240) -> Outcome:
-    """SIGTERM in storms, SIGSTOP for longer than the lease, a task longer than the lease, one that holds the interpreter's lock."""
+    """A task longer than the lease, one that holds the interpreter's lock; then SIGTERM in storms, twice to some, and SIGSTOP for longer than the lease."""
     with Lab(folder, each=2, visibility_timeout=4, batch_deadline=120) as lab:
+        starts = held(lab)
         for number in range(items):
             lab.say(f"{number:05d}", "slow:0.1")
-        lab.say("long", "slow:9")  # over two leases: renewed, not handed out again
-        lab.say("locked", "gil:6")
         session = lab.session()
-        sent, drains = 0, []
-        stopped: list[tuple[float, Worker]] = []
-        upcoming = time.monotonic() + 1
-
-        def disturb() -> None:
-            nonlocal sent, upcoming
-            now = time.monotonic()
-            for since, worker in list(stopped):
-                if now - since > 2 * lab.settings.visibility_timeout:
-                    os.kill(worker.pid, signal.SIGCONT)
-                    stopped.remove((since, worker))
-            if now < upcoming or sent >= storms:
-                return
-            upcoming = now + lab.chance.uniform(0.3, 1.2)
-            idle = [worker for worker in lab.workers if worker.running and worker not in [w for _, w in stopped]]
-            victim = lab.chance.choice(idle)
-            if sent % 6 == 5:
-                os.kill(victim.pid, signal.SIGSTOP)
-                stopped.append((now, victim))
-            else:
-                os.kill(victim.pid, signal.SIGTERM)
-                process = psutil.Process(victim.pid)
-                drains.append((now, process))
-            sent += 1
-
-        lab.run(session, disturb, seconds=seconds)
-        for _, worker in stopped:
-            os.kill(worker.pid, signal.SIGCONT)
+        storm = Storm(lab, storms)
+        lab.run(session, storm.disturb, seconds=seconds)
+        storm.end()
         outcome = lab.audit(session)
-        outcome.expect("every signal was sent", sent == storms)
+        outcome.expect("every signal was sent", storm.sent == storms)
         outcome.expect("nothing failed", outcome.failed == 0)
-        outcome.also = {"signals": sent}
-    return outcome
+        # Who holds the interpreter's lock can renew nothing: that task may be handed out again, and its work is found done.
+        outcome.expect(f"a task whose lease is renewed is handed out once: {starts}", starts.get("long") == 1)
+        drains, exits = max(storm.drains, default=0.0), max(storm.exits, default=0.0)
+        outcome.also = {
+            "signals": storm.sent,
+            "slowest_drain_seconds": round(drains, 1),
+            "slowest_exit_seconds": round(exits, 1),
+        }
+        outcome.expect_within(DRAIN, drains, "a worker that is asked to end does so")
+        outcome.expect_within(DRAIN, exits, "a worker that is asked twice ends")
+        return outcome
+
+
+def held(lab: Lab) -> dict[str, int]:
+    """Run photos that take longer than their leases, undisturbed, and return how often each was started."""
+    for name, word in (("long", "slow:9"), ("locked", "gil:6")):
+        lab.say(name, word)
+    session = lab.session(out=open_storage(str(lab.folder / "held"), lab.settings))
+    names = {b"0": "locked", b"1": "long"}
+    starts: dict[str, int] = {}
+
+    def look() -> None:
+        found: Any = lab.client.hgetall(f"vitrina:job:{session.job.id}:attempts:{STAGES[0]}")
+        for index, number in found.items():
+            if index in names:
+                starts[names[index]] = max(int(number), starts.get(names[index], 0))
+
+    lab.run(session, look, seconds=120)
+    for photo in lab.photos.iterdir():
+        photo.unlink()
+    return starts
+
+
+class Storm:
+    """Signals to random workers at random moments, until enough were sent; how long those that were to end took."""
+
+    def __init__(self, lab: Lab, signals: int) -> None:
+        self._lab = lab
+        self._left = signals
+        self._upcoming = time.monotonic() + 1
+        self._stopped: list[tuple[float, Worker]] = []
+        self._ending: list[tuple[float, psutil.Process, list[float]]] = []
+        self.sent = 0
+        self.drains: list[float] = []
+        """Seconds from SIGTERM to the end of the process."""
+        self.exits: list[float] = []
+        """The same where a second SIGTERM followed."""
+
+    def disturb(self) -> None:
+        """Send the next signal when it is time; wake whoever was stopped for long enough."""
+        now = time.monotonic()
+        for since, worker in list(self._stopped):
+            if now - since > 2 * self._lab.settings.visibility_timeout:
+                os.kill(worker.pid, signal.SIGCONT)
+                self._stopped.remove((since, worker))
+        for ending in list(self._ending):
+            since, process, seconds = ending
+            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                seconds.append(now - since)
+                self._ending.remove(ending)
+        if now >= self._upcoming and self._left:
+            self._upcoming = now + self._lab.chance.uniform(0.3, 1.2)
+            self._send(now)
+
+    def _send(self, now: float) -> None:
+        busy = {worker.pid for _, worker in self._stopped} | {process.pid for _, process, _ in self._ending}
+        idle = [worker for worker in self._lab.workers if worker.running and worker.pid not in busy]
+        if not idle:
+            return
+        victim = self._lab.chance.choice(idle)
+        if self.sent % 6 == 5:
+            os.kill(victim.pid, signal.SIGSTOP)
+            self._stopped.append((now, victim))
+        else:
+            twice = self.sent % 3 == 2
+            process = psutil.Process(victim.pid)
+            os.kill(victim.pid, signal.SIGTERM)
+            if twice:
+                time.sleep(0.2)
+                with suppress(ProcessLookupError):
+                    os.kill(victim.pid, signal.SIGTERM)
+            self._ending.append((now, process, self.exits if twice else self.drains))
+        self.sent += 1
+        self._left -= 1
+
+    def end(self) -> None:
+        """Wake whoever is still stopped."""
+        for _, worker in self._stopped:
+            os.kill(worker.pid, signal.SIGCONT)

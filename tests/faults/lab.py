@@ -18,6 +18,8 @@ from shared.connection import connect
 from shared.jobs import read_items
 from shared.keys import STAGES
 from shared.plan import Plan
+from shared.progress import bit
+from shared.queues import depths
 from shared.recipe import Recipe
 from shared.settings import Settings
 from shared.storage import open_storage
@@ -42,6 +44,10 @@ FAST = Recipe.from_mapping(
 """Real stages that take milliseconds: the photo's own alpha, a colour, no caption."""
 
 
+SETTLE_SECONDS = 60.0
+"""Longest wait after a job for messages that were delivered again: a few leases."""
+
+
 @dataclass
 class Outcome:
     """What a scenario ended with."""
@@ -50,7 +56,7 @@ class Outcome:
     finished: int = 0
     failed: int = 0
     lost: int = 0
-    """Items that are neither finished nor failed, or finished without an output."""
+    """Photos that were not listed, items that are neither finished nor failed, or finished without an output."""
     doubled_outputs: int = 0
     """Outputs beyond one per item and kind."""
     slowest_recovery_seconds: float = 0.0
@@ -196,11 +202,23 @@ class Lab(AbstractContextManager["Lab"]):
             if not worker.running:
                 worker.start()
 
+    def _settle(self) -> None:
+        """Let what was delivered twice end: the second copy of an item may outlast its job."""
+        until = time.monotonic() + SETTLE_SECONDS
+        while any(depths(self.client).values()) and time.monotonic() < until:
+            self.supervise()
+            time.sleep(0.1)
+
     def audit(self, session: Session) -> Outcome:
-        """Count what became of every item."""
+        """Count what became of every photo; what the broker holds of them ends as well."""
+        self._settle()
         counts = session.progress.counts()
-        outcome = Outcome(submitted=counts.items, finished=counts.done, failed=counts.failed)
+        photos = sum(1 for _ in session.source.list())
+        outcome = Outcome(submitted=photos, finished=counts.done, failed=counts.failed)
         failed = {failure.index for failure in session.progress.failures()}
+        done, _, _ = session.progress.outcome_bits()
+        outcome.expect("no item is both finished and failed", not any(bit(done, index) for index in failed))
+        outcome.expect(f"no message is left: {depths(self.client)}", not any(depths(self.client).values()))
         plan = Plan(session.job.recipe)
         expected: set[str] = set()
         there = {stat.key for stat in session.destination.list() if not stat.key.startswith("jobs/")}
@@ -209,6 +227,6 @@ class Lab(AbstractContextManager["Lab"]):
             keys = {key for kinds in outputs.keys.values() for key in kinds.values()}
             expected |= keys
             outcome.lost += item.index not in failed and not keys <= there
-        outcome.lost += max(0, counts.items - counts.done - counts.failed)
+        outcome.lost += max(0, photos - counts.done - counts.failed)
         outcome.doubled_outputs = len(there - expected)
         return outcome

@@ -26,6 +26,8 @@ class Proxy:
         self._chance = random.Random(seed)  # noqa: S311 - a repeatable course of events
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
+        self._heard = asyncio.Event()
+        self._heard.set()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="proxy")
 
@@ -43,6 +45,10 @@ class Proxy:
         self.blocked = yes
         if yes:
             self._loop.call_soon_threadsafe(self._abort_all)
+
+    def silence(self, *, yes: bool) -> None:
+        """Let nothing through, and tell nobody: connections stay open, as when a cable is pulled."""
+        self._loop.call_soon_threadsafe(self._heard.clear if yes else self._heard.set)
 
     def _abort_all(self) -> None:
         for writer in list(self._open):
@@ -85,6 +91,7 @@ class Proxy:
             while data := await source.read(BLOCK):
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                await self._heard.wait()
                 if self.cut and self._chance.random() < self.cut:
                     break
                 sink.write(data)

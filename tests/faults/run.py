@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from breaking import full, restarts, slow_network, unreachable, wiped
+from breaking import full, partition, restarts, slow_network, unreachable, wiped
 from fuzzing import fuzz
 from killing import kills, signals
 from poisoning import poison
@@ -30,6 +30,7 @@ SCENARIOS: dict[str, Callable[[Path], Outcome]] = {
     "wiped": wiped,
     "full": full,
     "unreachable": unreachable,
+    "partition": partition,
     "network": slow_network,
     "storage": storage,
     "poison": poison,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import random
+import socket
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -22,16 +24,17 @@ from shared.storage.s3 import S3Storage
 if TYPE_CHECKING:
     from pathlib import Path
 
-KINDS = ("500", "503", "reset", "truncated", "silent")
-"""Server error, throttling, a reset connection, half a body, no answer."""
+KINDS = ("500", "503", "reset", "unanswered", "truncated", "flipped", "silent")
+"""Server error, throttling, a connection reset before and one after the server did its work, half a body, a wrong byte in it, no answer in time."""
 
 
 class Faults:
-    """What goes wrong: a `share` of the requests, all while it is `down`, and each is held for `delay` seconds."""
+    """What goes wrong: a `share` of the requests in each of the ways, all while it is `down`, writes while it is `read_only`, and each is held for `delay` seconds."""
 
     def __init__(self, target: str, patience: float, seed: int) -> None:
         self.share = 0.0
         self.down = False
+        self.read_only = False
         self.delay = 0.0
         self.target = urlsplit(target)
         self.patience = patience
@@ -40,7 +43,9 @@ class Faults:
 
     def next(self) -> str:
         """Return what goes wrong with the next request; empty for nothing."""
-        kind = "503" if self.down else self._chance.choice(KINDS) if self._chance.random() < self.share else ""
+        kind = "503" if self.down else ""
+        if not self.down and self._chance.random() < self.share * len(KINDS):
+            kind = self._chance.choice(KINDS)
         if kind:
             self.counted[kind] += 1
         return kind
@@ -56,16 +61,31 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         time.sleep(self.faults.delay)
         kind = self.faults.next()
-        if kind in {"reset", "silent"}:
-            time.sleep(self.faults.patience * 1.5 if kind == "silent" else 0)
+        if self.faults.read_only and self.command == "PUT":
+            self.reply(403, [], b"<Error><Code>AccessDenied</Code></Error>")
+        elif kind == "silent":
+            time.sleep(self.faults.patience * 1.5)
             self.close_connection = True
+        elif kind == "reset":
+            self.reset()
         elif kind in {"500", "503"}:
             self.reply(int(kind), [], b"<Error><Code>SlowDown</Code></Error>")
         else:
-            # Some faults come before the server did anything, this one after.
-            self.reply(*self.forward(body), cut=kind == "truncated")
+            # Some faults come before the server did anything, these after.
+            status, headers, data = self.forward(body)
+            if kind == "unanswered":
+                self.reset()
+            elif kind == "flipped" and data:
+                self.reply(status, headers, data[:-1] + bytes([data[-1] ^ 1]))
+            else:
+                self.reply(status, headers, data, cut=kind == "truncated")
 
     do_PUT = do_HEAD = do_DELETE = do_POST = do_GET  # noqa: N815 - the names of HTTP
+
+    def reset(self) -> None:
+        """End the connection as a crash does: by RST, without an answer."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
 
     def forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(str(self.faults.target.hostname), self.faults.target.port, timeout=60)
@@ -116,8 +136,8 @@ class FaultyS3:
         self._server.server_close()
 
 
-def storage(folder: Path, *, items: int = 400, share: float = 0.05, outage: float = 60.0) -> Outcome:
-    """Errors of each kind, then an outage, then slowness; the job waits and goes on."""
+def storage(folder: Path, *, items: int = 300, share: float = 0.05, outage: float = 60.0) -> Outcome:
+    """Errors of each kind in a third of the job, then an outage, then slowness; the job waits and goes on."""
     with S3Server(folder / "server") as server, FaultyS3(server.url, patience=2) as faulty:
         given: dict[str, Any] = {
             "endpoint_url": faulty.url,
@@ -125,7 +145,6 @@ def storage(folder: Path, *, items: int = 400, share: float = 0.05, outage: floa
             "secret_access_key": SecretStr("secret"),
             "s3_read_timeout": 2,
             "s3_connect_timeout": 2,
-            "s3_attempts": 3,
         }
         with Lab(folder, retry_base=0.2, **given) as lab:
             S3Storage.from_settings("s3://shop", Settings(**given)).ensure_bucket()
@@ -142,7 +161,7 @@ def storage(folder: Path, *, items: int = 400, share: float = 0.05, outage: floa
                 nonlocal down, up, through
                 done = session.progress.counts().done
                 if not down and done >= items // 3:
-                    faulty.faults.down, down = True, time.monotonic()
+                    faulty.faults.share, faulty.faults.down, down = 0.0, True, time.monotonic()
                 elif down and not up and time.monotonic() > down + outage:
                     faulty.faults.down, faulty.faults.delay, up, through = False, 0.2, time.monotonic(), done
                 elif up and not recovered and done > through:
@@ -154,7 +173,35 @@ def storage(folder: Path, *, items: int = 400, share: float = 0.05, outage: floa
             outcome.slowest_recovery_seconds = round(max(recovered, default=0.0), 1)
             outcome.also = {f"faults_{kind}": number for kind, number in faulty.faults.counted.items()}
             outcome.expect("the outage came and went", up)
+            outcome.expect("every kind of fault was met", not share or all(faulty.faults.counted.values()))
             outcome.expect("nothing failed for an outage that ended", outcome.failed == 0)
+            return outcome
+
+
+def read_only(folder: Path, *, items: int = 200, seconds: float = 30.0) -> Outcome:
+    """Its owner forbids writing, and allows it again; no photo fails for that."""
+    with S3Server(folder / "server") as server, FaultyS3(server.url, patience=2) as faulty:
+        keys = {"access_key_id": SecretStr("key"), "secret_access_key": SecretStr("secret")}
+        with Lab(folder, endpoint_url=faulty.url, **keys) as lab:
+            S3Storage.from_settings("s3://shop", lab.settings).ensure_bucket()
+            photos, out = (open_storage(f"s3://shop/{name}", lab.settings) for name in ("photos", "out"))
+            for number in range(items):
+                photos.put(f"{number:05d}", b"slow:0.1")
+            session = lab.session(source=photos, out=out)
+            refusing = through = 0.0
+
+            def act() -> None:
+                nonlocal refusing, through
+                done = session.progress.counts().done
+                if not refusing and session.progress.counts().listed and done >= items // 4:
+                    faulty.faults.read_only, refusing = True, time.monotonic()
+                elif faulty.faults.read_only and time.monotonic() > refusing + seconds:
+                    faulty.faults.read_only, through = False, done
+
+            lab.run(session, act, seconds=180 + 3 * seconds)
+            outcome = lab.audit(session)
+            outcome.expect("photos were left when it took them again", refusing and through < items)
+            outcome.expect("nothing failed for what its owner mended", outcome.failed == 0)
             return outcome
 
 

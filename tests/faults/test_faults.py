@@ -6,11 +6,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from breaking import restarts, unreachable, wiped
+from breaking import full, restarts, slow_network, unreachable, wiped
 from fuzzing import fuzz
-from killing import kills
+from killing import kills, signals
 from poisoning import poison
 from producing import producers
+from soaking import soak
 from storing import storage
 
 if TYPE_CHECKING:
@@ -21,13 +22,17 @@ if TYPE_CHECKING:
 
 SHORT: dict[str, Callable[[Path], Outcome]] = {
     "workers are killed": partial(kills, items=250, kills=6),
+    "workers are asked to end": partial(signals, items=150, storms=8),
     "the broker restarts": partial(restarts, items=400, times=2),
     "the broker forgets": partial(wiped, items=150),
+    "the broker is full": partial(full, items=120, seconds=3),
+    "the network is slow": partial(slow_network, items=60),
     "the broker is out of reach": partial(unreachable, items=120, seconds=4),
     "the storage errs and goes away": partial(storage, items=60, outage=3),
     "photos kill their worker": partial(poison, items=60),
     "producers and keepers are killed": partial(producers, items=500, kills=6),
     "pictures and texts are hostile": partial(fuzz, pictures=1000, hostile=1000),
+    "many items pass": partial(soak, items=1500),
 }
 
 
