@@ -1,6 +1,9 @@
 """A day of arrivals under the autoscaling rules of `deploy/k8s`: how long photos wait, what the GPUs cost, what scaling down interrupts.
 
     python -m bench.autoscale --help
+    python -m bench.autoscale --size 1,10,50 --gpu-hour-price 2.50
+
+The second line replays no day: it tells how many workers so many photos a second need, and what they cost.
 
 Nothing is measured here but the rules: the cluster is a model of one. What waits per worker, cooldown, polling, stabilisation, policies and
 the largest numbers of workers are read from the ScaledObjects; grace period and window from the manifests beside them.
@@ -29,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.fleet import Assumed, Fleet
 from bench.scaling import read_grace, read_rules, read_window
+from bench.sizing import read_speeds, table, workers
 from shared.keys import STAGES
 
 if TYPE_CHECKING:
@@ -144,6 +148,22 @@ def by_stage(text: str) -> dict[StageName, float]:
     return found
 
 
+def measured(file: str) -> dict[StageName, float]:
+    """Read speeds that were measured. Raises `ArgumentTypeError`."""
+    try:
+        return read_speeds(file)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def amounts(text: str) -> list[float]:
+    """Read numbers above 0. Raises `ArgumentTypeError`."""
+    found = [amount(part) for part in text.split(",")]
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: give numbers above 0")
+    return found
+
+
 def amount(text: str) -> float:
     """Read a number that is not negative. Raises `ArgumentTypeError`."""
     try:
@@ -182,6 +202,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default={},
         help="images/s of one worker: segmentation=40,inpainting=7.5,captioning=300",
     )
+    say("--speeds", type=measured, default={}, metavar="FILE", help="speeds as bench.models has measured them")
     say(
         "--load", type=by_stage, default={}, help="seconds to load a model: segmentation=30,inpainting=60,captioning=60"
     )
@@ -189,16 +210,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     say("--transfer", type=amount, default=1, help="seconds of fetching and uploading around a batch (1)")
     say("--sessions", type=amount, default=12, help="interactive sessions an hour at the height of the day (12)")
     say("--bulk", type=amount, default=1, help="bulk jobs' size, as a multiple of the assumed one (1)")
-    say("--price", type=amount, default=3, help="of one GPU for an hour (3)")
+    say("--gpu-hour-price", type=amount, default=3, help="(3)")
+    say("--size", type=amounts, metavar="RATES", help="replay nothing: tell what these photos/s need, such as 1,10,50")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table and, as the last line, one JSON object."""
+    """Print a table and, as the last line, one JSON object."""
     asked = parse(argv)
+    speed = SPEED | asked.speeds | asked.speed
+    if asked.size:
+        print("\n".join(table(asked.size, speed, asked.gpu_hour_price)))
+        print(json.dumps({"speed": speed, "workers": {f"{rate:g}": workers(rate, speed) for rate in asked.size}}))
+        return
     rules, window = read_rules(), read_window()
     assumed = Assumed(
-        speed=SPEED | asked.speed,
+        speed=speed,
         load=LOAD | asked.load,
         start=asked.start,
         transfer=asked.transfer,
@@ -216,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         always = days[arrivals]["always on"]["gpu_hours"]
         for name, day in days[arrivals].items():
-            print(row(arrivals, name, day, always, asked.price))
+            print(row(arrivals, name, day, always, asked.gpu_hour_price))
     print(json.dumps({"grace": assumed.grace, "window": window, "days": days}))
 
 

@@ -9,11 +9,17 @@ from typing import Any
 import typer
 import yaml
 
+from bench.autoscale import SPEED
+from bench.sizing import table
 from producer import cli
+from producer.needs import weights_of
+from shared import models
+from shared.recipe import Recipe
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+RECIPES = ROOT / "producer" / "recipes"
 SPANS = re.findall(r"`([^`\n]+)`", PAGE)
 COMMANDS: dict[str, Any] = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined] # a group
 
@@ -85,6 +91,29 @@ def test_its_figures_are_those_of_the_benchmarks() -> None:
     rows = [line.split(" | ") for line in PAGE.splitlines() if "CPU cores" in line]
     assert len(rows) == 2
     assert all(f"| {row[2]} " in bench for row in rows)
+
+
+def test_its_sizes_are_those_of_the_command() -> None:
+    """The worked example is what the command beside it prints."""
+    (words,) = [span.split() for span in SPANS if span.startswith("python -m bench.autoscale --size")]
+    rates = [float(rate) for rate in words[words.index("--size") + 1].split(",")]
+    lines = list(table(rates, SPEED, float(words[words.index("--gpu-hour-price") + 1])))
+    assert len(lines) == 6
+    assert "\n".join(lines) in PAGE
+
+
+def test_its_memory_is_what_the_models_are_known_to_take() -> None:
+    """Each model that a GPU would run stands there with its figure, and the sums are right."""
+    section = PAGE[PAGE.index("### Memory of a GPU") : PAGE.index("### Costs")]
+    told = {name: int(size) for name, size in re.findall(r"`([\w.-]+)` (\d+)\b", section)}
+    known = {
+        name: model.memory // 10**9 for name, model in models.REGISTRY.items() if not model.starter and model.memory
+    }
+    assert told == known
+    small = sum(known[name] for name in ("sam-vit-b", "dreamshaper-8", "blip2-opt-2.7b", "opus-mt-en-ru"))
+    assert f"`opus-mt-en-ru`: {small} GB" in section
+    production = sum(known.get(name, 0) for name in weights_of(Recipe.load(RECIPES / "production.yaml")))
+    assert f"all of `production`, {production} GB" in section
 
 
 def test_it_stays_short() -> None:
