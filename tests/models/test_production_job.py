@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from made_sam import taught_sam
 from PIL import Image, ImageDraw
 
 from shared.errors import ModelMissingError
 from shared.models import find
 from shared.settings import Settings
 from workers.random_models.diffusion import save_inpainting
-from workers.random_models.language import save_blip2, save_marian
+from workers.random_models.language import save_blip2, save_marian, save_vlm
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +43,16 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos" / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
     inpainting = save_inpainting(folder / "models" / "inpainting")
     blip2, marian = save_blip2(folder / "models" / "blip2"), save_marian(folder / "models" / "marian")
-    recipe = {
+    torch.save(taught_sam().state_dict(), folder / "models" / "taught_vit.pth")
+    recipe: dict[str, Any] = {
+        # Filters that a tiny model's masks pass.
+        "segmentation": {
+            "model": "sam",
+            "weights": str(folder / "models" / "taught_vit.pth"),
+            "points_per_side": 8,
+            "min_predicted_iou": 0.1,
+            "min_stability": 0.5,
+        },
         "background": {
             "model": "diffusion",
             "weights": str(inpainting),
@@ -59,19 +69,24 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    vlm = save_vlm(folder / "models" / "vlm")
+    recipe["caption"] = {"model": "vlm", "weights": str(vlm), "max_tokens": 16}
+    (folder / "vlm.yaml").write_text(yaml.safe_dump(recipe))
     rows = [f"{number}.png,Mug {number}" for number in range(4)]
     (folder / "items.csv").write_text("\n".join(["key,title", *rows, "broken.jpg,"]) + "\n")
     return folder
 
 
-def run(shop: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+def run(
+    shop: Path, *options: str, recipe: str = "recipe.yaml"
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     command = [sys.executable, "-m", "producer.cli", "run", str(shop / "photos"), "--out", str(shop / "out"), "--json"]
-    command += ["--recipe", str(shop / "recipe.yaml"), "--manifest", str(shop / "items.csv"), *options]
+    command += ["--recipe", str(shop / recipe), "--manifest", str(shop / "items.csv"), *options]
     done = subprocess.run(
         command,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,  # a machine that does much else starts four processes slowly
         check=False,
         cwd=ROOT,
         env=os.environ | {"VITRINA_DEVICE": "cpu"},
@@ -79,7 +94,7 @@ def run(shop: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], di
     return done, json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_photo_goes_through_the_three_production_stages(shop: Path) -> None:
     """Two variants each, captions in two languages, provenance with seeds; the broken photo fails alone; again skips all."""
     done, summary = run(shop, "--report", str(shop / "report.html"))
@@ -91,6 +106,9 @@ def test_every_photo_goes_through_the_three_production_stages(shop: Path) -> Non
         record = json.loads(next(folder.glob("caption-*.json")).read_text())
         assert set(record["captions"]) == {"en", "ru"}
         assert record["fields"] == {"title": f"Mug {number}"}
+        found = record["stages"]["segmentation"]["measures"]
+        assert (record["stages"]["segmentation"]["model"], found["choice"]) == ("sam", "product with prior")
+        assert found["candidates"] > 1
         measures = record["stages"]["inpainting"]["measures"]
         assert measures["preserved_max_difference"] == 0
         assert measures["seed"] != measures["variants"][0]["seed"]
@@ -104,6 +122,21 @@ def test_every_photo_goes_through_the_three_production_stages(shop: Path) -> Non
     assert page.count('alt="Variant 2: ') == 4
     done, again = run(shop)
     assert (again["done"], again["skipped"], again["failed"]) == (4, 4, 1), done.stderr
+
+
+@pytest.mark.timeout(900)
+def test_a_vision_language_model_takes_the_captions_place(shop: Path) -> None:
+    """Masks and pictures as before; of random weights no answer can be used: every item has a record all the same, and needs review."""
+    done, summary = run(shop, recipe="vlm.yaml")
+    counts = [summary[name] for name in ("items", "done", "needs_review", "failed")]
+    assert counts == [5, 4, 4, 1], done.stderr
+    for number in range(4):
+        records = [json.loads(path.read_text()) for path in (shop / "out" / f"{number}.png").glob("caption-*.json")]
+        (record,) = [record for record in records if record["stages"]["captioning"]["model"] == "vlm"]
+        assert record["stages"]["segmentation"]["model"] == "sam"
+        assert record["captions"] == {}
+        assert "caption_schema" in record["reasons"]
+        assert record["stages"]["captioning"]["measures"]["attempts"] == 2
 
 
 def test_a_recipe_whose_weights_are_missing_is_refused_before_the_job(shop: Path, tmp_path: Path) -> None:
