@@ -25,6 +25,7 @@ from made_sam import taught_sam
 from safetensors.torch import save_file
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor, sam_model_registry
 from skimage import data
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from workers.random_models.sam import TINY_SIDE, build_sam, save_sam
 from workers.registry import make_model
@@ -65,6 +66,20 @@ def photo(size: tuple[int, int] = (128, 96), seed: int = 0) -> Image.Image:
 
 def search(generator: Generator, *photos: Image.Image, layers: int = 0, grid: Grid = GRID) -> list[Masks]:
     return generator.everything([cut(each, generator.side, layers) for each in photos], grid)
+
+
+def library(pixels: np.ndarray, layers: int = 0) -> list[dict[str, Any]]:
+    """Return what segment-anything's own generator keeps, with the same settings."""
+    masks: list[dict[str, Any]] = SamAutomaticMaskGenerator(
+        taught_sam(),
+        points_per_side=GRID.points_per_side,
+        pred_iou_thresh=GRID.min_predicted_iou,
+        stability_score_thresh=GRID.min_stability,
+        box_nms_thresh=GRID.max_overlap,
+        crop_nms_thresh=GRID.max_overlap,
+        crop_n_layers=layers,
+    ).generate(pixels)
+    return masks
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -110,15 +125,7 @@ def test_the_kept_masks_are_the_librarys(generator: Generator, shape: str, layer
     """Same weights, photo and settings: as many masks as `SamAutomaticMaskGenerator` keeps, each with one of IoU 0.99 or more."""
     image = photo(SIZES[shape])
     (found,) = search(generator, image, layers=layers)
-    theirs = SamAutomaticMaskGenerator(
-        taught_sam(),
-        points_per_side=GRID.points_per_side,
-        pred_iou_thresh=GRID.min_predicted_iou,
-        stability_score_thresh=GRID.min_stability,
-        box_nms_thresh=GRID.max_overlap,
-        crop_nms_thresh=GRID.max_overlap,
-        crop_n_layers=layers,
-    ).generate(np.asarray(image))
+    theirs = library(np.asarray(image), layers)
     assert 5 <= len(theirs) <= 60, "the comparison needs some masks"
     if layers:
         assert (found.view > 0).any(), "and some from crops"
@@ -138,10 +145,15 @@ def test_the_kept_masks_are_the_librarys(generator: Generator, shape: str, layer
 
 
 def test_a_photo_larger_than_the_encoder_is_measured_reduced(generator: Generator) -> None:
-    """Masks of a large photo are those of the same photo at the encoder's size."""
-    large, small = (search(generator, photo(size))[0] for size in ((1024, 768), (128, 96)))
+    """Masks of a large photo are, to the pixel, what segment-anything keeps of the same photo at the encoder's size."""
+    image = photo((1024, 768))
+    (large,) = search(generator, image)
     assert large.views[0].frame == (128, 96)
-    assert abs(len(large.view) - len(small.view)) <= 3
+    theirs = library(large.views[0].pixels)
+    assert len(large.view) == len(theirs)
+    ours = [place(large, index) > 0 for index in range(len(theirs))]
+    for mask in theirs:
+        assert max(overlap(one, mask["segmentation"]) for one in ours) >= 0.99
 
 
 @pytest.mark.parametrize("layers", [0, 1])
@@ -154,6 +166,31 @@ def test_a_batch_gives_what_single_photos_give(generator: Generator, layers: int
         for index, masks in zip(order, together, strict=True):
             assert len(masks.view) > 4
             assert_same(masks, alone[index])
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes a GPU's caller wait: asking which entries are set, directly or by indexing with flags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        flagged = operation is torch.ops.aten.index.Tensor and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        self.count += flagged or operation is torch.ops.aten.nonzero.default
+        return operation(*args, **(kwargs or {}))
+
+
+def test_more_photos_and_masks_are_no_more_waits(generator: Generator) -> None:
+    """Photos that are decoded together cost the waits of one, whatever their shapes and however many of their masks stay."""
+    counts = []
+    for photos in ([photo()], [photo(size, seed) for seed, size in enumerate(SIZES.values())]):
+        with Waits() as waits:
+            search(generator, *photos)
+        counts.append(waits.count)
+    assert counts[0] == counts[1] <= 6  # three of them are the suppression of duplicates
 
 
 def test_a_photo_without_masks_does_not_disturb_its_batch(generator: Generator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torchvision.ops import batched_nms  # type: ignore[import-untyped] # ships 
 from workers.segmentation.sam.views import View
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 VIEWS = 16
 """Encoded together at most, so that crops do not multiply the memory that the encoder takes."""
-POINTS = 256
-"""Decoded together: each changes a picture of its own, a few copies of 2 MB in half precision at the published sizes."""
+POINTS = 512
+"""Decoded together, of two photos at 16 points a side: each changes a picture of its own, a few copies of 2 MB in half precision at the published sizes."""
 MASKS = 64
-"""Measured together, at 4 MB and a few copies each."""
+"""Measured together, of one photo or of several of one shape, at 4 MB and a few copies each."""
 OFFSET = 1.0
 """How far from zero, in logits, the two cuts of the stability score lie; segment-anything's own default."""
 
@@ -71,7 +71,12 @@ class _Found(NamedTuple):
     stability: Tensor
 
     def take(self, rows: Tensor) -> _Found:
-        return _Found(*(part[rows] for part in self))
+        """Return the rows of these numbers; flags in their place would make every part wait for the device."""
+        return _Found(*(part.index_select(0, rows) for part in self))
+
+    @classmethod
+    def join(cls, pieces: Sequence[_Found]) -> _Found:
+        return cls(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
 
 
 class Generator:
@@ -97,17 +102,11 @@ class Generator:
         owners = [index for index, photo in enumerate(photos) for _ in photo]
         pictures = self._encode(views)
         prompts = self._grid_prompts(views, grid.points_per_side)
-        chunks = [
-            found
-            for chunk in _chunks(*prompts.shape[:2])
-            for found in self._search(pictures, prompts, views, chunk, grid)
-        ]
-        found = _Found(*(torch.cat(parts) for parts in zip(self._nothing(), *chunks, strict=True)))
-        found = self._distinct(found, views, owners, grid.max_overlap)
+        chunks = [self._search(pictures, prompts, views, chunk, grid) for chunk in _chunks(*prompts.shape[:2])]
+        found = self._distinct(_Found.join(chunks), views, owners, grid.max_overlap)
         owner = self._tensor(owners)[found.view]
         first = np.cumsum([0, *(len(photo) for photo in photos)])
-        # The one wait for the whole batch's masks.
-        owner_host, *parts = (part.cpu().numpy() for part in (owner, *found))
+        owner_host, *parts = self._fetch(owner, *found)
         answers = []
         for index, photo in enumerate(photos):
             logits, view, boxes, predicted_iou, stability = (part[owner_host == index] for part in parts)
@@ -139,28 +138,43 @@ class Generator:
         scores, order = scores.sort(descending=True, stable=True)
         logits = decoder.draw(masks, pictures).take_along_dim(order[..., None, None], 1)
         measured = [self._measure(logits[index], view) for index, view in enumerate(views)]
-        stability, boxes_found = (torch.stack(parts).cpu().numpy() for parts in zip(*measured, strict=True))
+        found = self._fetch(logits.half(), scores, *(torch.stack(parts) for parts in zip(*measured, strict=True)))
         return [
-            Masks((view,), each, np.zeros(len(each), np.int64), boxes_found[index], score, stability[index])
-            for index, (view, each, score) in enumerate(
-                zip(views, logits.half().cpu().numpy(), scores.cpu().numpy(), strict=True)
-            )
+            Masks((view,), each, np.zeros(len(each), np.int64), boxes, score, stability)
+            for view, each, score, stability, boxes in zip(views, *found, strict=True)
         ]
 
     def _tensor(self, values: Sequence[object] | NDArray[np.generic]) -> Tensor:
-        return torch.as_tensor(values, device=self._device)
+        return self._send(torch.as_tensor(values))
+
+    def _send(self, values: Tensor) -> Tensor:
+        """Bring values to the device without waiting for what it still does: only from locked memory can it fetch them by itself."""
+        if self._device.type != "cuda":
+            return values
+        return (values if values.is_pinned() else values.pin_memory()).to(self._device, non_blocking=True)
+
+    def _fetch(self, *parts: Tensor) -> list[NDArray[Any]]:
+        """Bring values from the device, all with one wait."""
+        if self._device.type != "cuda":
+            return [part.numpy() for part in parts]
+        hosts = [
+            torch.empty(part.shape, dtype=part.dtype, pin_memory=True).copy_(part, non_blocking=True) for part in parts
+        ]
+        torch.cuda.current_stream(self._device).synchronize()
+        return [host.numpy() for host in hosts]
 
     def _encode(self, views: Sequence[View]) -> Tensor:
         """Return the embeddings of the views, count x places x channels, with that of "no mask" added."""
         parts = []
         for first in range(0, len(views), VIEWS):
             some = views[first : first + VIEWS]
-            photos = torch.zeros(len(some), self.side, self.side, 3, dtype=torch.uint8)
+            locked = self._device.type == "cuda"
+            photos = torch.zeros(len(some), self.side, self.side, 3, dtype=torch.uint8, pin_memory=locked)
             for square, view in zip(photos.numpy(), some, strict=True):
                 height, width = view.pixels.shape[:2]
                 square[:height, :width] = view.pixels
             sizes = self._tensor([view.pixels.shape[:2] for view in some])
-            parts.append(self._networks.encoder(photos.to(self._device), sizes))
+            parts.append(self._networks.encoder(self._send(photos), sizes))
         pictures = torch.cat(parts).flatten(2).transpose(1, 2)
         return cast("Tensor", pictures + self._networks.prompts.no_mask_embed.weight)
 
@@ -175,8 +189,8 @@ class Generator:
 
     def _search(
         self, pictures: Tensor, prompts: Tensor, views: Sequence[View], chunk: tuple[slice, slice], grid: Grid
-    ) -> Iterator[_Found]:
-        """Decode some points of some views and yield the masks worth keeping."""
+    ) -> _Found:
+        """Decode some points of some views and return the masks worth keeping. Waits for the device twice: for which are good, and for which stay."""
         some, points = chunk
         decoder = self._networks.decoder
         asked = prompts[some, points]
@@ -184,28 +198,36 @@ class Generator:
         good = (
             scores > grid.min_predicted_iou if grid.min_predicted_iou > 0 else torch.ones_like(scores, dtype=torch.bool)
         )
-        # Row and mask of the good ones: the chunk's one wait for the device before its masks are drawn.
         rows, masks = good.nonzero().cpu().unbind(1)
-        owner = rows // asked.shape[1]
-        for local in range(len(asked)):
-            mine = (owner == local).nonzero()[:, 0]
-            number = some.start + local
-            for part in mine.split(MASKS) if len(mine) else ():
-                drawn, place = rows[part].unique(return_inverse=True)
-                drawn, place, mask, row = (each.to(self._device) for each in (drawn, place, masks[part], rows[part]))
-                logits = decoder.draw(tokens[drawn], changed[drawn])[place, mask]
-                stability, boxes = self._measure(logits, views[number])
-                keep = ~is_box_near_crop_edge(boxes, views[number].box, (0, 0, *views[number].frame))
-                if grid.min_stability > 0:
-                    keep &= stability >= grid.min_stability
-                found = _Found(
-                    logits.half(),
-                    torch.full_like(row, number),
-                    boxes.float(),
-                    scores[row, mask],
-                    stability.nan_to_num(),
-                )
-                yield found.take(keep)
+        owner = some.start + rows // asked.shape[1]
+        parts = list(_parts(owner, views))
+        if not parts:
+            return self._nothing()
+        # A row is drawn once for all its masks.
+        drawn = [rows[part].unique(return_inverse=True) for part in parts]
+        lists = [
+            (draw, place, masks[part], rows[part], owner[part])
+            for part, (draw, place) in zip(parts, drawn, strict=True)
+        ]
+        sent = iter(
+            self._send(torch.cat([each for row in lists for each in row])).split(
+                [len(each) for row in lists for each in row]
+            )
+        )
+        found, keep = [], []
+        for part in parts:
+            draw, place, mask, row, number = (next(sent) for _ in range(5))
+            view = views[int(owner[part[0]])]
+            logits = decoder.draw(tokens[draw], changed[draw])[place, mask]
+            stability, boxes = self._measure(logits, view)
+            stays = torch.ones_like(stability, dtype=torch.bool)
+            if view.box != (0, 0, *view.frame):
+                stays = ~is_box_near_crop_edge(boxes, view.box, (0, 0, *view.frame))
+            if grid.min_stability > 0:
+                stays &= stability >= grid.min_stability
+            keep.append(stays)
+            found.append(_Found(logits.half(), number, boxes.float(), scores[row, mask], stability.nan_to_num()))
+        return _Found.join(found).take(torch.cat(keep).nonzero()[:, 0])
 
     def _measure(self, logits: Tensor, view: View) -> tuple[Tensor, Tensor]:
         """Return the stability and the boxes (left, top, right, bottom, in pixels of the view's part of the frame) of a view's masks."""
@@ -244,6 +266,16 @@ class Generator:
             numbers,
             numbers,
         )
+
+
+def _parts(owner: Tensor, views: Sequence[View]) -> Iterator[Tensor]:
+    """Split masks, given by their views' numbers, into pieces of at most `MASKS` whose views have one shape and place."""
+    kinds: dict[Hashable, list[int]] = {}
+    for index, number in enumerate(owner.tolist()):
+        view = views[number]
+        kinds.setdefault((view.pixels.shape, view.box, view.frame), []).append(index)
+    for members in kinds.values():
+        yield from torch.tensor(members).split(MASKS)
 
 
 def _chunks(views: int, points: int) -> Iterator[tuple[slice, slice]]:
