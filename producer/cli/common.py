@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import SecretStr
 from rich.console import Console
 
+from producer.unserved import Unserved
 from shared.errors import UsageError
 from shared.printable import printable, to_json
 from shared.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    import redis
     from rich.text import Text
+
+    from shared.progress import Counts
 
 
 MAX_WIDTH = 1000
@@ -64,6 +70,17 @@ def check_report(path: Path, option: str) -> None:
         why = error.strerror or error
     if why:
         raise UsageError(f"cannot write the report to {path} ({why}): give {option} another place")
+
+
+def watched(show: Callable[[Counts], None], client: redis.Redis) -> Callable[[Counts], None]:
+    """Return what shows a job's counts, and tells once when the job stands still for want of workers."""
+    unserved = Unserved(client, partial(err.print, soft_wrap=True))
+
+    def tick(counts: Counts) -> None:
+        show(counts)
+        unserved.look(counts)
+
+    return tick
 
 
 def print_json(data: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from producer.cli.common import BrokerOption, EndpointOption, JsonOption, check_report, err, load_settings
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, check_report, err, load_settings, watched
 from producer.cli.photos import (
     ExcludeOption,
     IncludeOption,
@@ -51,10 +51,11 @@ def run_job(session: Session, report: Path | None, look_after: Callable[[], None
     start = time.monotonic()
     err.print(f"job {session.job.id}: {session.job.source} → {session.job.destination}", soft_wrap=True)
     with Display(err) as display:
+        tick = watched(display.show, session.client)
 
         def show(counts: Counts) -> None:
             look_after()
-            display.show(counts)
+            tick(counts)
 
         session.feed(show)
         session.follow(show)

@@ -19,6 +19,7 @@ from producer.cli.common import (
     err,
     load_settings,
     print_json,
+    watched,
 )
 from producer.collect import REPORT_ITEMS
 from producer.follow import Display, Summary
@@ -58,7 +59,7 @@ def tell_status(session: Session, *, watch: bool, as_json: bool) -> int:
         with Display(
             err, lambda: Surroundings.of(session.client, session.progress, session.settings).line()
         ) as display:
-            counts = session.follow(display.show)
+            counts = session.follow(watched(display.show, session.client))
         summary = session.summary(counts)
     session.seal_if_ended(counts, summary)
     around = Surroundings.of(session.client, session.progress, session.settings) if known else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings, print_json
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings, print_json, watched
 from producer.cli.photos import (
     ExcludeOption,
     IncludeOption,
@@ -173,4 +173,4 @@ def _feed(session: Session, settings: Settings, *, detached: bool) -> None:
         err.print(f"feeding in the background; its log: {log}", soft_wrap=True)
         return
     with Display(err) as display:
-        session.feed(display.show)
+        session.feed(watched(display.show, session.client))
