@@ -9,6 +9,7 @@ from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from producer.manifest import look_up
 from producer.masks import with_masks
 from shared.errors import (
     ItemError,
@@ -129,7 +130,8 @@ def estimate(
         outputs = plan.outputs(photo.key, photo.etag, photo.fields)
         return tuple(stage for stage in STAGES if destination.head(outputs.marker(stage)) is None)
 
-    found = list(in_parallel(destination, missing, with_masks(sample, source, recipe)))
+    looked_up = with_masks(look_up(sample, source), source, recipe)
+    found = list(in_parallel(destination, missing, looked_up))
     counted = Counter(stage for stages in found for stage in stages)
     scale = number / len(sample) if sample else 0.0
     return Estimate(

@@ -2,103 +2,113 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from producer.seen import Seen
-from producer.tables import SHOWN, read_lines, read_table
+from producer.tables import SHOWN, Table
 from shared.errors import KeyRefusedError, UsageError
 from shared.fields import ItemFields
 from shared.keys import check_source_key
 from shared.messages import Photo
 from shared.storage import in_parallel
+from shared.temporary import KeptLines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from producer.tables import Row
     from shared.storage import Storage
 
+STDIN = "-"
+"""In place of a manifest's path: keys, one a line, or JSON lines, from standard input."""
+NAMED = 20
+"""Columns named in a message."""
 _JSON_FIELDS = {"points", "box"}
 # In a CSV cell these are written as JSON.
 _PORTION = 256
-# Rows looked up ahead of the one that is asked for.
+# Photos looked up ahead of the one that is asked for.
 _CHECKED = 5000
 # Rows checked at once.
-_KNOWN = {*ItemFields.model_fields, "key", "sku"}
+_KNOWN = (*ItemFields.model_fields, "key", "sku")
 
 
 class Manifest:
-    """A table with at least the column `key`; columns that Vitrina does not know are left alone."""
+    """A table with at least the column `key`, read once: checked, and kept in a temporary file whatever becomes of what was read.
+
+    Columns that Vitrina does not know are left alone.
+    """
 
     def __init__(self, source: Path | TextIO) -> None:
-        """Read from a file, or from standard input, which can be read only once and is not checked before."""
-        self._source = source
-        self.ignored: tuple[str, ...] = ()
-        """Columns that were left alone, once `check` has run."""
-        self.doubled: tuple[str, ...] = ()
-        """What a person should know of keys that were named more than once, once `check` has run."""
+        """Read from a file or from standard input, once `check` is called."""
+        self._table = Table(source, _KNOWN)
+        self._kept: KeptLines | None = None
+        self.name = self._table.name
+        """The file, or `standard input`."""
+        self.rows = 0
+        """How many there were, once `check` has run."""
+        self.notes: list[str] = []
+        """What a person should know, once `check` has run: columns that were left alone, keys that were named more than once."""
 
-    @property
-    def path(self) -> Path:
-        """The file. Raises `UsageError` for standard input."""
-        if not isinstance(self._source, Path):
-            raise UsageError("standard input can be read only once")
-        return self._source
+    @classmethod
+    def open(cls, name: str) -> Manifest:
+        """Open a file by its path, or standard input as `-`."""
+        if name != STDIN:
+            return cls(Path(name))
+        if isinstance(sys.stdin, io.TextIOWrapper):  # as a file is read, whatever the terminal's encoding
+            sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline="")
+        return cls(sys.stdin)
 
     def check(self) -> int:
-        """Read the whole file once and return the number of rows. Raises `UsageError` that names the wrong rows; nothing is kept in memory."""
+        """Read all rows, unless that was done, and return their number. Raises `UsageError` that names the wrong rows; nothing is kept in memory."""
+        if self._kept is None:
+            self._kept = KeptLines(self._checked())
+        return self.rows
+
+    def photos(self, named: Callable[[str], bool] = lambda _: True) -> Iterator[Photo]:
+        """Yield the rows' photos whose keys are `named`, in order, each key once, without ETags. Raises `UsageError` as `check` does."""
+        self.check()
+        for line in self._kept or ():
+            row = json.loads(line)
+            if named(row["key"]):
+                yield Photo(row["key"], "", row["fields"])
+
+    def _checked(self) -> Iterator[bytes]:
+        """Check the rows and yield those that name a photo for the first time, as JSON lines."""
         wrong: list[str] = []
         bad = rows = 0
-        ignored: dict[str, None] = {}
         twice = Twice()
         with Seen() as seen:
-            for portion in _portions(self._rows(), _CHECKED):
+            for portion in _portions(iter(self._table), _CHECKED):
                 rows += len(portion)
                 good = []
                 for line, row in portion:
-                    if len(ignored) <= SHOWN:
-                        ignored.update(dict.fromkeys(islice(set(row) - _KNOWN, SHOWN + 1)))
                     try:
                         good.append((line, *_entry(row)))
                     except UsageError as error:
                         bad += 1
                         if len(wrong) < SHOWN:
                             wrong.append(f"line {line}: {error}")
-                twice.note(good, seen)
+                fresh = twice.note(good, seen)
+                yield "".join(f"{json.dumps({'key': key, 'fields': fields})}\n" for key, fields in fresh).encode()
         if wrong:
             more = f" (and {bad - len(wrong)} more)" if bad > len(wrong) else ""
-            raise UsageError(f"{self.path}: {'; '.join(wrong)}{more}. Nothing was submitted: correct the manifest")
+            raise UsageError(f"{self.name}: {'; '.join(wrong)}{more}. Nothing was submitted: correct the manifest")
         if not rows:
-            raise UsageError(f"{self.path} has no rows: nothing to submit")
-        self.ignored = tuple(sorted(ignored))
-        self.doubled = twice.lines(self.path)
-        return rows
+            raise UsageError(f"{self.name} has no rows: nothing to submit")
+        self.rows = rows
+        self.notes = [*_unused(self._table), *twice.lines(self.name)]
 
-    def photos(
-        self, source: Storage, named: Callable[[str], bool] = lambda _: True, *, listed: int = 0
-    ) -> Iterator[Photo]:
-        """Yield the rows' photos whose keys are `named`, in order, each key once, without the first `listed`; one that is not in the source has an empty ETag.
 
-        Raises `UsageError`.
-        """
-        with Seen() as seen:
-            for portion in _portions(self._rows(), _PORTION):
-                entries = [_entry_at(line, row) for line, row in portion]
-                verdicts = seen.add([(key, "") for key, _ in entries])
-                fresh = [
-                    entry
-                    for entry, verdict in zip(entries, verdicts, strict=True)
-                    if verdict == "new" and named(entry[0])
-                ]
-                passed = min(listed, len(fresh))
-                listed -= passed
-                yield from in_parallel(source, lambda entry: _look(source, *entry), fresh[passed:])
-
-    def _rows(self) -> Iterator[Row]:
-        return read_table(self._source) if isinstance(self._source, Path) else read_lines(self._source)
+def _unused(table: Table) -> list[str]:
+    names = [f"{name[:60]}" for name in islice(table.unused, NAMED)]
+    more = " and others" if len(table.unused) > NAMED else ""
+    return [f"{table.name}: columns that are not used: {', '.join(names)}{more}"] if names else []
 
 
 class Twice:
@@ -108,24 +118,28 @@ class Twice:
         self._same = self._otherwise = 0
         self._shown: list[str] = []
 
-    def note(self, entries: Sequence[tuple[int, str, dict[str, Any]]], seen: Seen) -> None:
-        """Take in checked rows: line, key, fields."""
+    def note(self, entries: Sequence[tuple[int, str, dict[str, Any]]], seen: Seen) -> list[tuple[str, dict[str, Any]]]:
+        """Take in checked rows: line, key, fields. Return key and fields of those whose key is new."""
         said = [(key, json.dumps(fields, sort_keys=True)) for _, key, fields in entries]
-        for (line, key, _), verdict in zip(entries, seen.add(said), strict=True):
+        fresh = []
+        for (line, key, fields), verdict in zip(entries, seen.add(said), strict=True):
+            if verdict == "new":
+                fresh.append((key, fields))
             self._same += verdict == "same"
             self._otherwise += verdict == "otherwise"
             if verdict == "otherwise" and len(self._shown) < SHOWN:
                 self._shown.append(f"line {line} ({key})")
+        return fresh
 
-    def lines(self, path: Path) -> tuple[str, ...]:
+    def lines(self, name: str) -> tuple[str, ...]:
         """Say what was found."""
         told = []
         if self._same:
-            told.append(f"{path}: {self._same} rows name a photo again; each is taken once")
+            told.append(f"{name}: {self._same} rows name a photo again; each is taken once")
         if self._otherwise:
             shown = ", ".join(self._shown)
             told.append(
-                f"{path}: {self._otherwise} rows say something else of a photo than the row before, which counts: {shown}"
+                f"{name}: {self._otherwise} rows say something else of a photo than the row before, which counts: {shown}"
             )
         return tuple(told)
 
@@ -135,16 +149,9 @@ def _portions(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
         yield portion
 
 
-def _entry_at(line: int, row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    try:
-        return _entry(row)
-    except UsageError as error:
-        raise UsageError(f"line {line}: {error}; the rows before it are submitted") from None
-
-
 def _entry(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Check one row. Raises `UsageError`."""
-    if "" in row and "key" not in row:
+    if "" in row:
         raise UsageError(str(row[""]))
     key = row.get("key")
     if not isinstance(key, str) or not key:
@@ -166,9 +173,21 @@ def _entry(row: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         raise UsageError("points and box are written as JSON, for example [10, 20, 300, 400]") from None
 
 
-def _look(source: Storage, key: str, fields: dict[str, Any]) -> Photo:
-    try:
-        stat = source.head(key)
-    except KeyRefusedError:
-        stat = None  # a name that the source never lists, such as a hidden file's
-    return Photo(key, stat.etag if stat else "", fields)
+def look_up(photos: Iterable[Photo], source: Storage) -> Iterator[Photo]:
+    """Yield the photos in order, those without an ETag, as a manifest names them, with the source's. One that is not there stays without."""
+
+    def look(photo: Photo) -> Photo:
+        if photo.etag:
+            return photo
+        try:
+            stat = source.head(photo.key)
+        except KeyRefusedError:
+            stat = None  # a name that the source never lists, such as a hidden file's
+        return replace(photo, etag=stat.etag) if stat else photo
+
+    waiting = iter(photos)
+    while portion := list(islice(waiting, _PORTION)):
+        if all(photo.etag for photo in portion):
+            yield from portion
+        else:
+            yield from in_parallel(source, look, portion)

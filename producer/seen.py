@@ -6,7 +6,7 @@ import hashlib
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Self
 
-from producer.temporary import in_temporary, open_temporary
+from shared.temporary import in_temporary, open_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 import re
-import sys
 import time
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from producer.listing import list_photos
@@ -25,13 +24,11 @@ if TYPE_CHECKING:
     from shared.recipe import Recipe
     from shared.storage import Stat, Storage
 
-STDIN = "-"
-"""In place of a manifest's path: keys, one a line, or JSON lines, from standard input."""
 _SPANS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Selection:
     """What was asked for; kept in the job's record, so that another producer can go on."""
 
@@ -46,7 +43,7 @@ class Selection:
     sample: int | None = None
     """So many, spread evenly and the same each time: those whose keys have the lowest hashes."""
     manifest: str | None = None
-    """Path of a manifest, or `-` for standard input; None for all photos of the source."""
+    """Path of a manifest, or `-` for standard input; None for all photos of the source. A job keeps what it took of it among its records."""
     job: str | None = None
     """Another job whose items are taken, as they were listed."""
     watch: bool = False
@@ -78,34 +75,38 @@ class Selection:
             return []
         if self.modified_since:
             raise UsageError("--modified-since looks at a listing: a manifest names its photos itself")
-        if self.manifest == STDIN:
-            return []
-        manifest = Manifest(Path(self.manifest))
-        rows = manifest.check()
-        ignored = f"; not used: {', '.join(manifest.ignored)}" if manifest.ignored else ""
-        return [f"{self.manifest}: {rows} rows{ignored}", *manifest.doubled]
+        self.table.check()
+        return self.table.notes
+
+    @cached_property
+    def table(self) -> Manifest:
+        """The manifest; standard input is there only once. Raises `UsageError` without one."""
+        if not self.manifest:
+            raise UsageError("no manifest was given")
+        return Manifest.open(self.manifest)
 
     def photos(
         self, source: Storage, destination: Storage, recipe: Recipe, *, listed: int = 0, last: str = ""
     ) -> Iterator[Photo]:
-        """Yield the photos in a repeatable order, without the first `listed`, the last of which was `last`."""
+        """Yield the photos in a repeatable order; those of a manifest come without ETag, see `look_up`.
+
+        Goes on without the first `listed`, the last of which was `last`; what a manifest named, `shared.jobs.read_photos` reads again.
+        """
+        found = self._all(source, destination, recipe, listed=listed, last=last)
         if self.sample:
-            found = iter(_sample(self._all(source, destination, recipe), self.sample))
-            return islice(found, listed, None)
-        end = None if self.limit is None else max(0, self.limit - listed)
-        return islice(self._all(source, destination, recipe, listed=listed, last=last), end)
+            # Of what comes after the last that was taken, the lowest hashes are the rest of the sample.
+            return iter(_sample(found, max(0, self.sample - listed)))
+        return islice(found, None if self.limit is None else max(0, self.limit - listed))
 
     def _all(
         self, source: Storage, destination: Storage, recipe: Recipe, *, listed: int = 0, last: str = ""
     ) -> Iterator[Photo]:
-        # A listing goes on after a key; everything else is read again, and what was taken is passed over.
         named = self.named()
         if self.job:
             items = (item for page in read_pages(destination, self.job, since=listed) for item in page)
             return (Photo(item.key, item.etag, item.fields) for item in items if item.index >= listed)
         if self.manifest:
-            manifest = Manifest(sys.stdin if self.manifest == STDIN else Path(self.manifest))
-            return manifest.photos(source, named, listed=listed)
+            return self.table.photos(named)
 
         def wanted(stat: Stat) -> bool:
             return stat.modified >= self.modified_since and named(stat.key)
@@ -154,6 +155,8 @@ def _pattern(glob: str) -> re.Pattern[str]:
 
 def _sample(photos: Iterator[Photo], size: int) -> list[Photo]:
     """Choose the photos whose keys have the lowest hashes, in the order they came."""
+    if not size:
+        return []
     ranked = (
         (hashlib.blake2b(photo.key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), number, photo)
         for number, photo in enumerate(photos)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from producer.collect import REPORT_ITEMS, Collector
 from producer.follow import Summary, follow
+from producer.manifest import look_up
 from producer.masks import reads_masks, with_masks
 from producer.rebuild import rebuild
 from producer.reconcile import Reconciler
 from producer.sealing import seal
-from producer.selection import STDIN, Selection
+from producer.selection import Selection
 from producer.submit import Submitter
 from shared.broker import make_app
 from shared.connection import broker_errors, connect
@@ -30,7 +31,8 @@ from shared.errors import (
     UsageError,
     VitrinaError,
 )
-from shared.jobs import Job, list_jobs, load_listed, load_summary, new_job_id, save_summary
+from shared.jobs import Job, list_jobs, load_listed, load_summary, new_job_id, read_photos, save_photos, save_summary
+from shared.keys import job_prefix
 from shared.lease import Lease, feeding, is_held
 from shared.progress import NoProgress, Progress, known_jobs
 from shared.storage import open_storage
@@ -58,7 +60,7 @@ def create_job(
     *,
     priority: bool = False,
 ) -> Job:
-    """Check both ends and write the job's record. Raises `UsageError`, `StorageError`."""
+    """Check both ends and write the job's record, with what it takes of a manifest. Raises `UsageError`, `StorageError`."""
     if source.url.rstrip("/") == destination.url.rstrip("/"):
         raise UsageError("the outputs would land among the photos: give --out a folder or prefix of its own")
     next(iter(source.list()), None)  # an unreadable source is told before anything is written
@@ -74,8 +76,21 @@ def create_job(
         selection=chosen.to_dict(),
         priority=priority,
     )
+    if chosen.manifest:
+        _keep_photos(job, chosen.photos(source, destination, recipe), destination)
     job.save(destination)
     return job
+
+
+def _keep_photos(job: Job, photos: Iterator[Photo], destination: Storage) -> None:
+    """Write down what a job takes of a manifest, before there is the job: all or, whatever stops it, nothing."""
+    try:
+        save_photos(destination, job.id, photos)
+    except BaseException:
+        with contextlib.suppress(StorageError):
+            for stat in list(destination.list(job_prefix(job.id))):
+                destination.delete(stat.key)
+        raise
 
 
 def _has_fields(job: str | None, destination: Storage) -> bool:
@@ -109,8 +124,6 @@ class Session:
         self.settings = settings
         self.client = connect(settings)
         self.progress: Progress = Progress(self.client, job.id)
-        self._opened = False
-        # Whether the job was made by another process.
 
     @classmethod
     def reopen(cls, job: str, out: str | None, settings: Settings) -> Session:
@@ -130,7 +143,6 @@ class Session:
             raise error from None
         session = cls(record, open_storage(record.source, settings), destination, settings)
         session.progress = NoProgress() if gone else session.progress
-        session._opened = True
         return session
 
     def ask_broker(self) -> None:
@@ -163,7 +175,6 @@ class Session:
             raise UsageError(
                 f"job {self.job.id} takes photos as they come: `vitrina watch`, as it was started, goes on"
             )
-        photos: Iterator[Photo] | None = None
         with self._reconciling() as reconciler:
 
             def look(counts: Counts) -> None:
@@ -177,9 +188,7 @@ class Session:
                 try:
                     with self.producing(look) as submitter:
                         submitter.catch_up()
-                        # Listed once, however often the broker comes back empty: standard input is not there a second time.
-                        photos = photos if photos is not None else self._left(selection, submitter.items)
-                        submitter.feed(photos)
+                        submitter.feed(self._left(selection, submitter.items))
                 except ProgressLostError:
                     continue  # what storage holds is worked out again, and the rest is queued again
                 return
@@ -188,11 +197,12 @@ class Session:
         """List the photos that are not in the job's record yet."""
         if load_listed(self.destination, self.job.id):
             return iter(())
-        if selection.manifest == STDIN and self._opened:
-            msg = f"what job {self.job.id} had read of standard input is queued; the rest cannot be read again: `vitrina cancel {self.job.id}`, and submit the same rows with --manifest FILE. Finished photos are skipped"
-            raise UsageError(msg)
-        photos = selection.photos(self.source, self.destination, self.job.recipe, listed=items.count, last=items.last)
-        return with_masks(photos, self.source, self.job.recipe)
+        if selection.manifest:
+            photos = read_photos(self.destination, self.job.id, since=items.count)
+        else:
+            ends = self.source, self.destination
+            photos = selection.photos(*ends, self.job.recipe, listed=items.count, last=items.last)
+        return with_masks(look_up(photos, self.source), self.source, self.job.recipe)
 
     def follow(self, tick: Callable[[Counts], None] = _nothing) -> Counts:
         """Wait until nothing of the job is left to do, and send again what the broker has lost. Returns the final counts."""

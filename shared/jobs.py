@@ -2,6 +2,7 @@
 
 jobs/<id>/job.json                 source, destination, time of creation, which photos were asked for, whether items have fields
 jobs/<id>/recipe.json              the whole recipe, never changed
+jobs/<id>/photos/<first index>.jsonl  what was taken of a manifest, before it is looked up
 jobs/<id>/items/<first index>.jsonl  the items in the order they were listed, one file per page
 jobs/<id>/listed.json              how many items there are, once all are listed
 jobs/<id>/failures.jsonl           the items that failed, and why; failures-2.jsonl and so on from 100,000 on
@@ -11,25 +12,28 @@ jobs/<id>/summary.json             the outcome
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import secrets
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import JobDamagedError, JobNotFoundError, ObjectMissingError
 from shared.keys import job_prefix
-from shared.messages import Item
+from shared.messages import Item, Photo
 from shared.recipe import Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from shared.messages import Photo
     from shared.storage import Storage
 
 _JSON = "application/json"
+PHOTOS = 5000
+"""Photos per page of what was taken of a manifest. A page with fewer is the last."""
 PAGE = 1000
 """Items per page of the item list: one storage write each, and the most that is listed ahead of the window. A page's first index is a multiple of it."""
 
@@ -187,6 +191,37 @@ def read_items(storage: Storage, job: str) -> Iterator[Item]:
 def read_page(storage: Storage, job: str, index: int) -> list[Item]:
     """Read the page that holds the item of that index. Raises `ObjectMissingError`, `JobDamagedError`."""
     return list(_read_page(storage, job, f"{job_prefix(job)}items/{index // PAGE * PAGE:010d}.jsonl"))
+
+
+def save_photos(storage: Storage, job: str, photos: Iterable[Photo]) -> None:
+    """Write down the photos that a manifest names for a job, so that whoever goes on with it needs the manifest no more."""
+    waiting = iter(photos)
+    for first in itertools.count(0, PHOTOS):
+        page = list(islice(waiting, PHOTOS))
+        lines = "".join(f"{json.dumps({'key': photo.key, **_some(photo.fields)})}\n" for photo in page)
+        storage.put(_photos(job, first), lines.encode(), content_type="application/jsonl")
+        if len(page) < PHOTOS:
+            return
+
+
+def read_photos(storage: Storage, job: str, *, since: int = 0) -> Iterator[Photo]:
+    """Yield these photos again, without ETags, from the index `since` on. Raises `JobDamagedError`."""
+    for first in itertools.count(since // PHOTOS * PHOTOS, PHOTOS):
+        key = _photos(job, first)
+        try:
+            data = storage.get(key).data
+        except ObjectMissingError:
+            msg = f"{storage.url}/{key} is missing: submit again with --manifest, which skips finished photos"
+            raise JobDamagedError(msg) from None
+        with _damage(storage, key):
+            page = [Photo(row["key"], "", row.get("fields", {})) for row in parse_lines(data)]
+        yield from page[max(0, since - first) :]
+        if len(page) < PHOTOS:
+            return
+
+
+def _photos(job: str, first: int) -> str:
+    return f"{job_prefix(job)}photos/{first:010d}.jsonl"
 
 
 def _some(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Photo:
     key: str
     """Relative to the source."""
     etag: str
-    """Empty when the source has no such photo."""
+    """Empty when the source has no such photo, or was not asked yet."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """See `shared.fields`."""
 

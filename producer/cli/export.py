@@ -18,7 +18,7 @@ from producer.cli.common import BrokerOption, EndpointOption, err, load_settings
 from producer.cli.status import JobArgument, OutOption, reopen
 from producer.export import FEEDS, TABLES, Columns, FeedOptions, join, write_table
 from producer.results import UNFINISHED, Results
-from producer.tables import read_table
+from producer.tables import Table
 from shared.errors import UsageError, VitrinaError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def target(path: Path | None) -> Iterator[IO[bytes]]:
 
 def read_keys(approved: Path) -> set[str]:
     """Read which photos a person has approved. Raises `UsageError`."""
-    keys = {row.get("key") for _, row in read_table(approved)}
+    keys = {row.get("key") for _, row in Table(approved, ("key",))}
     if not keys or not all(isinstance(key, str) and key for key in keys):
         raise UsageError(f"{approved} names no keys in every row: save it from the report, or make a table with `key`")
     return {str(key) for key in keys}

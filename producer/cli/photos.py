@@ -12,7 +12,7 @@ from producer.selection import Selection, parse_since
 ManifestOption = typer.Option(
     None,
     "--manifest",
-    help="CSV, JSONL or Parquet of the photos to take: key, and any of id, title, category, prompt, points, box, mask, seed; - for standard input.",
+    help="CSV, JSONL or Parquet of the photos to take: key, and any of id, title, category, prompt, points, box, mask, seed; - for standard input, with keys, one a line, or JSON lines.",
 )
 RecipeOption = typer.Option(
     None, "--recipe", help="A YAML or JSON file, or the name of a packaged recipe: starter, production, seed, vlm."
@@ -42,6 +42,9 @@ def select(
         sample=sample,
         manifest=manifest if manifest in {None, "-"} else str(Path(manifest).absolute()),
     )
-    for line in chosen.check():
+    notes = chosen.check()
+    if chosen.manifest:
+        err.print(f"{chosen.table.name}: {chosen.table.rows:,} rows", soft_wrap=True)
+    for line in notes:
         err.print(line, soft_wrap=True)
     return chosen

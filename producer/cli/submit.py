@@ -28,7 +28,6 @@ from producer.estimate import estimate
 from producer.follow import Display
 from producer.inputs import address, load_recipe, open_source
 from producer.launch import env_for
-from producer.selection import STDIN
 from producer.session import Session, create_job
 from shared.errors import UsageError
 from shared.storage import open_storage
@@ -140,10 +139,6 @@ def register(app: typer.Typer) -> None:
             if not source or not out:
                 raise UsageError("give a source and --out, or --resume JOB")
             selection = select(manifest, include, exclude, modified_since, limit, sample)
-            if selection.manifest == STDIN and (detached or confirm_over is not None):
-                raise UsageError(
-                    "standard input can be read only once: write the keys to a file for --detach or --confirm-over"
-                )
             ends = open_source(source, settings), open_storage(address(out), settings)
             chosen = load_recipe(recipe, ends[1], settings, bring=not dry_run)
             if dry_run:

@@ -11,8 +11,8 @@ from xml.dom import minidom, pulldom
 from xml.parsers import expat
 from xml.sax import SAXException, saxutils
 
-from producer.temporary import in_temporary, open_temporary
 from shared.errors import UsageError
+from shared.temporary import in_temporary, open_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

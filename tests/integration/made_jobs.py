@@ -79,7 +79,7 @@ class Catalogue:
     def submit(self, recipe: Recipe | None = None, manifest: Manifest | None = None) -> Job:
         source = open_storage(str(self.photos), self.settings)
         destination = open_storage(str(self.out), self.settings)
-        selection = Selection(manifest=str(manifest.path)) if manifest else None
+        selection = Selection(manifest=manifest.name) if manifest else None
         job = create_job(source, destination, recipe or Recipe(), selection)
         Session(job, source, destination, self.settings).feed()
         return job

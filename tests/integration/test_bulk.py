@@ -8,7 +8,8 @@ import random
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from made_jobs import ROOT, Catalogue, Workers, followed, unfed, wait_until
@@ -18,8 +19,8 @@ from producer.rebuild import counted
 from producer.selection import Selection
 from producer.session import Session, create_job
 from producer.submit import Submitter
-from shared.errors import JobDamagedError, JobNotFoundError, LeaseHeldError, UsageError
-from shared.jobs import read_items
+from shared.errors import JobDamagedError, JobNotFoundError, LeaseHeldError, StorageError
+from shared.jobs import list_jobs, read_items, read_photos
 from shared.keys import STAGES
 from shared.lease import Lease
 from shared.progress import Progress
@@ -28,11 +29,14 @@ from shared.recipe import Recipe
 from shared.storage import open_storage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from celery import Celery
     from redis import Redis
 
     from shared.jobs import Job
     from shared.progress import Counts
+    from shared.storage import Storage
 
 
 def submit_elsewhere(catalogue: Catalogue, *arguments: str) -> subprocess.Popen[bytes]:
@@ -125,13 +129,14 @@ def test_messages_that_the_broker_loses_hold_no_feeding_up(catalogue: Catalogue,
     assert followed(session) == (60, 60, 0)
 
 
-def test_rows_of_standard_input_outlast_a_broker_that_comes_back_empty(
+def test_rows_of_standard_input_outlast_broker_and_producer(
     catalogue: Catalogue, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are there only once: nobody else can go on with them, and says what to do instead."""
+    """They are there only once, and the job keeps them: after a broker that came back empty, and for whoever resumes."""
     for number in range(300):
         catalogue.add(f"{number:03d}.jpg", "slow:0.01")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{number:03d}.jpg\n" for number in range(300))))
+    rows = "".join(f"{number:03d}.jpg\n" for number in range(300))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(rows))
     source, destination = (open_storage(str(path), catalogue.settings) for path in (catalogue.photos, catalogue.out))
     job = create_job(source, destination, Recipe(), Selection(manifest="-"))
     session = Session(job, source, destination, catalogue.settings)
@@ -144,9 +149,52 @@ def test_rows_of_standard_input_outlast_a_broker_that_comes_back_empty(
     session.feed(wipe)
     assert wiped
     assert followed(session) == (300, 300, 0)
-    other = create_job(source, destination, Recipe(), Selection(manifest="-"))
-    with pytest.raises(UsageError, match=rf"vitrina cancel {other.id}.*--manifest FILE"):
-        Session.reopen(other.id, destination.url, catalogue.settings).feed()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(rows))
+    left = create_job(source, destination, Recipe(), Selection(manifest="-"))
+    resumed = Session.reopen(left.id, destination.url, catalogue.settings)
+    resumed.feed()
+    assert followed(resumed) == (300, 300, 0)
+
+
+def test_a_job_goes_on_with_the_manifest_that_it_was_given(catalogue: Catalogue, tmp_path: Path) -> None:
+    """However the file was edited, moved or deleted since, and from any machine: its rows are in the job's records."""
+    for number in range(30):
+        catalogue.add(f"{number:02d}.jpg", f"photo {number}")
+    table = tmp_path / "items.csv"
+    table.write_text("key,title\n" + "".join(f"{number:02d}.jpg,Cup {number}\n" for number in range(30)))
+    ends = [open_storage(str(path), catalogue.settings) for path in (catalogue.photos, catalogue.out)]
+    selection = Selection(manifest=str(table), exclude=("*5.jpg",))
+    session = Session(create_job(*ends, Recipe(), selection), *ends, catalogue.settings)
+
+    photos = list(read_photos(session.destination, session.job.id))
+    with session.producing() as submitter:
+        submitter.items.append([replace(photo, etag="as it was") for photo in photos[:12]])
+    table.unlink()
+    resumed = Session.reopen(session.job.id, str(catalogue.out), catalogue.settings)
+    resumed.feed()
+    items = list(read_items(session.destination, session.job.id))
+    expected = [number for number in range(30) if number % 10 != 5]
+    assert [(item.key, item.fields["title"]) for item in items] == [(f"{n:02d}.jpg", f"Cup {n}") for n in expected]
+    followed(resumed)
+
+
+def test_a_manifest_that_cannot_be_kept_leaves_no_job(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither half of one nor its name in a listing."""
+    catalogue.add("a.jpg", "photo")
+    (catalogue.photos.parent / "m.csv").write_text("key\na.jpg\n")
+    ends = [open_storage(str(path), catalogue.settings) for path in (catalogue.photos, catalogue.out)]
+    put = type(ends[1]).put
+
+    def full(storage: Storage, key: str, data: bytes, **options: Any) -> bool:
+        done = put(storage, key, data, **options)  # type: ignore[arg-type] # the same class
+        if "/photos/" in key:
+            raise StorageError("the disk is full")
+        return done
+
+    monkeypatch.setattr(type(ends[1]), "put", full)
+    with pytest.raises(StorageError, match="full"):
+        create_job(*ends, Recipe(), Selection(manifest=str(catalogue.photos.parent / "m.csv")))
+    assert list(list_jobs(ends[1])) == []
 
 
 def test_a_job_of_priority_goes_before_others(catalogue: Catalogue) -> None:

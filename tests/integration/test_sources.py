@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from producer.embedded import S3Server
+from producer.manifest import look_up
 from producer.selection import Selection, parse_since
 from shared.errors import UsageError
 from shared.recipe import Recipe
@@ -228,7 +229,6 @@ def test_a_key_is_taken_once(shop: Storage, tmp_path: Path) -> None:
     table.write_text("key,title\na.jpg,Mug\nz/last.jpg,\na.jpg,Mug\na.jpg,Cup\n")
     selection = Selection(manifest=str(table))
     assert selection.check() == [
-        f"{table}: 4 rows",
         f"{table}: 1 rows name a photo again; each is taken once",
         f"{table}: 1 rows say something else of a photo than the row before, which counts: line 5 (a.jpg)",
     ]
@@ -236,21 +236,55 @@ def test_a_key_is_taken_once(shop: Storage, tmp_path: Path) -> None:
     assert [(photo.key, dict(photo.fields)) for photo in photos] == [("a.jpg", {"title": "Mug"}), ("z/last.jpg", {})]
 
 
+def piped(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """Put this on standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
+
+
 def test_keys_come_from_standard_input(shop: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One a line or as JSON, once each; a wrong line is named, and what came before it is submitted."""
-    text = 'a.jpg\n\n{"key": "z/last.jpg", "sku": "7"}\na.jpg\ngone.jpg\n'
-    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    """One a line or as JSON, once each, whatever the terminal's encoding; read once and there as often as it is asked for."""
+    piped(monkeypatch, '\ufeffa.jpg\r\n\n{"key": "z/last.jpg", "sku": "7"}\na.jpg\nчашка.jpg\n'.encode())
     selection = Selection(manifest="-")
-    assert selection.check() == []
-    photos = list(selection.photos(shop, OUT, Recipe()))
+    assert selection.check() == ["standard input: 1 rows name a photo again; each is taken once"]
+    assert selection.table.rows == 4
+    assert len(list(selection.photos(shop, OUT, Recipe()))) == 3
+    photos = list(look_up(selection.photos(shop, OUT, Recipe()), shop))
     assert [(photo.key, bool(photo.etag), dict(photo.fields)) for photo in photos] == [
         ("a.jpg", True, {}),
         ("z/last.jpg", True, {"id": "7"}),
-        ("gone.jpg", False, {}),
+        ("чашка.jpg", False, {}),
     ]
-    monkeypatch.setattr(sys, "stdin", io.StringIO("a.jpg\nhttps://shop.example/b.jpg\n"))
-    with pytest.raises(UsageError, match=r"line 2: .* address"):
-        list(selection.photos(shop, OUT, Recipe()))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"a.jpg\nhttps://shop.example/b.jpg\n", r"standard input: line 2: .* address.* Nothing was submitted"),
+        (b"a.jpg\n\xe9.jpg\n{bad\n", "standard input: line 2: not UTF-8.*; line 3: not valid JSON. Nothing"),
+        (b"", "standard input has no rows: nothing to submit"),
+    ],
+)
+def test_standard_input_is_checked_before_anything_is_submitted(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, words: str
+) -> None:
+    """Like any manifest."""
+    piped(monkeypatch, data)
+    with pytest.raises(UsageError, match=words):
+        Selection(manifest="-").check()
+
+
+def test_a_sample_goes_on_in_a_source_that_has_changed(shop: MemoryStorage) -> None:
+    """What was added and removed meanwhile shifts nothing: no photo twice, and none beyond the number asked for."""
+    selection = Selection(sample=100)
+    first = taken(selection, shop)[:40]
+    for key in [*KEYS[:300], *first[:5]]:
+        shop.delete(key)
+    for number in range(300):
+        shop.put(f"added/{number}.jpg", b"x")
+        shop.put(f"shoes/{number:04d}b.jpg", b"x")
+    rest = taken(selection, shop, listed=40, last=first[-1])
+    assert len(rest) == 60
+    assert min(rest) > first[-1]
 
 
 def test_a_parquet_manifest_says_the_same_as_a_csv(shop: Storage, tmp_path: Path) -> None:
@@ -264,15 +298,16 @@ def test_a_parquet_manifest_says_the_same_as_a_csv(shop: Storage, tmp_path: Path
     path = tmp_path / "items.parquet"
     parquet.write_table(table, path)
     selection = Selection(manifest=str(path))
-    assert selection.check() == [f"{path}: 2 rows; not used: price"]
+    assert selection.check() == [f"{path}: columns that are not used: price"]
+    assert selection.table.rows == 2
     fields = [dict(photo.fields) for photo in selection.photos(shop, OUT, Recipe())]
     assert [next(iter(row.values())) for row in fields] == [7, [0, 0, 9, 9]]
     path.write_bytes(b"PAR1 no")
     with pytest.raises(UsageError, match="not a Parquet file"):
-        selection.check()
+        Selection(manifest=str(path)).check()
     parquet.write_table(pa.table({"name": ["a.jpg"]}), path)
     with pytest.raises(UsageError, match="column `key`"):
-        selection.check()
+        Selection(manifest=str(path)).check()
 
 
 def test_a_long_manifest_is_read_in_flat_memory(shop: Storage, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from producer.export import FEEDS, FeedOptions, join
 from producer.export.rows import Columns
 from producer.manifest import Manifest
-from producer.tables import MAX_LINE, read_lines
+from producer.tables import MAX_LINE, Table
 from shared.envelope import MAX_BYTES as MAX_MESSAGE
 from shared.errors import KeyRefusedError, RecipeError, UsageError
 from shared.keys import MAX_KEY_BYTES
@@ -59,7 +59,7 @@ def test_a_manifest_is_bounded(tmp_path: Path, name: str, text: str, words: str)
 def test_lines_on_standard_input_are_bounded() -> None:
     """As a manifest's."""
     with pytest.raises(UsageError, match="standard input, line 2: more than"):
-        list(read_lines(io.StringIO(f"a.jpg\n{LONG}")))
+        list(Table(io.StringIO(f"a.jpg\n{LONG}"), ("key",)))
 
 
 ALIASES = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(

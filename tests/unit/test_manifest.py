@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from producer.manifest import Manifest
+from producer.estimate import CHECKED, estimate
+from producer.manifest import Manifest, look_up
 from producer.selection import Selection
-from shared.errors import UsageError
+from shared.errors import JobDamagedError, UsageError
+from shared.jobs import PHOTOS, read_photos, save_photos
+from shared.messages import Photo
 from shared.plan import Plan
 from shared.recipe import Recipe
 from shared.storage.memory import MemoryStorage
@@ -39,8 +44,8 @@ def test_rows_become_photos_in_order_with_their_fields(tmp_path: Path) -> None:
         "b.jpg,18,,,\r\n",
     )
     assert manifest.check() == 3
-    assert manifest.ignored == ("price",)
-    photos = list(manifest.photos(source))
+    assert manifest.notes == [f"{manifest.name}: columns that are not used: price"]
+    photos = list(look_up(manifest.photos(), source))
     assert [photo.key for photo in photos] == ["a.jpg", "gone.jpg", "b.jpg"]
     assert photos[0].fields == {"id": "17", "title": "Shoe, left", "box": [1.0, 2.0, 30.0, 40.0]}
     assert photos[0].etag == next(source.list()).etag
@@ -48,21 +53,83 @@ def test_rows_become_photos_in_order_with_their_fields(tmp_path: Path) -> None:
     assert photos[2].fields == {"id": "18"}
 
 
-def test_a_resumed_manifest_looks_up_only_what_is_left(tmp_path: Path) -> None:
-    """After fifty million rows that would be fifty million requests."""
-    looked: list[str] = []
+class Counting(MemoryStorage):
+    """Counts what is looked up."""
 
-    class Shop(MemoryStorage):
-        def head(self, key: str) -> Stat | None:
-            looked.append(key)
-            return super().head(key)
+    looked = 0
 
-    (tmp_path / "m.csv").write_text("key\n" + "".join(f"{number:04}.jpg\n" for number in range(1000)))
-    photos = Manifest(tmp_path / "m.csv").photos(Shop(), lambda key: not key.endswith("9.jpg"), listed=890)
-    assert [photo.key for photo in photos] == [f"{number:04}.jpg" for number in range(988, 999) if number % 10 != 9]
-    assert len(looked) == 10
-    selection = Selection(manifest=str(tmp_path / "m.csv"), limit=995)
-    assert len(list(selection.photos(Shop(), Shop(), Recipe(), listed=990))) == 5
+    def head(self, key: str) -> Stat | None:
+        self.looked += 1
+        return super().head(key)
+
+
+def test_rows_are_chosen_before_they_are_looked_up(tmp_path: Path) -> None:
+    """A sample of five costs five requests, whatever it is taken from; so does a limit, and a dry run asks for what it judges by."""
+    (tmp_path / "m.csv").write_text("key\n" + "".join(f"{number:04}.jpg\n" for number in range(3000)))
+    manifest = str(tmp_path / "m.csv")
+    for selection in (Selection(manifest=manifest, sample=5), Selection(manifest=manifest, limit=5)):
+        source = Counting()
+        assert len(list(look_up(selection.photos(source, source, Recipe()), source))) == 5
+        assert source.looked == 5
+    source = Counting()
+    found = estimate(Selection(manifest=manifest).photos(source, source, Recipe()), source, MemoryStorage(), Recipe())
+    assert (found.photos, found.refused) == (3000, 3000)
+    assert source.looked == CHECKED
+
+
+def test_what_a_job_takes_of_a_manifest_is_read_again_from_any_row_on() -> None:
+    """Over pages, full or not; a page that has gone is told rather than passed over."""
+    storage = MemoryStorage()
+    for count in (0, 1, PHOTOS - 1, PHOTOS, PHOTOS + 3):
+        photos = [Photo(f"{number}.jpg", "", {"seed": number} if number % 2 else {}) for number in range(count)]
+        save_photos(storage, f"job{count}", iter(photos))
+        for since in {0, count // 2, max(0, count - 1), count}:
+            assert list(read_photos(storage, f"job{count}", since=since)) == photos[since:]
+    storage.delete(f"jobs/job{PHOTOS}/photos/{PHOTOS:010d}.jsonl")
+    with pytest.raises(JobDamagedError, match="submit again with --manifest"):
+        list(read_photos(storage, f"job{PHOTOS}"))
+
+
+def test_a_manifest_is_what_was_checked_whatever_becomes_of_its_file(tmp_path: Path) -> None:
+    """An editor may save it in between."""
+    manifest = csv_file(tmp_path, "key\na.jpg\nb.jpg\n")
+    assert manifest.check() == 2
+    (tmp_path / "items.csv").write_text("key\n../etc\n")
+    assert [photo.key for photo in manifest.photos()] == ["a.jpg", "b.jpg"]
+    assert [photo.key for photo in manifest.photos(lambda key: key != "a.jpg")] == ["b.jpg"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_ten_thousand_columns_take_the_memory_of_those_that_are_used(tmp_path: Path, kind: str) -> None:
+    """An export of everything a shop knows is a manifest as well."""
+    columns, rows = 10_000, 120
+    path = tmp_path / f"wide.{kind}"
+    others = [f"attribute_{number}" for number in range(columns)]
+    if kind == "csv":
+        tail = "".join(f",value {number}" for number in range(columns))
+        lines = [f"{number}.jpg{tail}\n" for number in range(rows)]
+        path.write_text(f"key,{','.join(others)}\n{''.join(lines)}")
+    elif kind == "jsonl":
+        tail = json.dumps({name: f"value of {name}" for name in others})[1:]
+        path.write_text("".join(f'{{"key": "{number}.jpg", {tail}\n' for number in range(rows)))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        pyarrow = pytest.importorskip("pyarrow")
+        table = {name: pyarrow.array(["a value of some length"] * rows) for name in others}
+        parquet.write_table(pyarrow.table({**table, "key": [f"{number}.jpg" for number in range(rows)]}), path)
+        del table
+    manifest = Manifest(path)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        assert manifest.check() == rows
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30_000_000  # all cells of all rows are over a hundred
+    (note,) = manifest.notes
+    assert note.startswith(f"{path}: columns that are not used: attribute_0, attribute_1, ")
+    assert len(note) < 1000
 
 
 def test_jsonl_says_the_same(tmp_path: Path) -> None:
@@ -71,7 +138,7 @@ def test_jsonl_says_the_same(tmp_path: Path) -> None:
     source = MemoryStorage("memory://shop")
     source.put("a.jpg", b"a")
     assert manifest.check() == 1
-    (photo,) = manifest.photos(source)
+    (photo,) = look_up(manifest.photos(), source)
     assert photo.fields == {"points": [[5.0, 6.0, 1]], "seed": 7, "category": "shoes"}
 
 
@@ -93,8 +160,14 @@ def test_jsonl_says_the_same(tmp_path: Path) -> None:
         ('key,box\na.jpg,"[1, 2, 3]"\n', "line 2: box[4] is missing"),
         ('key,points\na.jpg,"[[1, 2, 3]]"\n', "line 2: points[1][3] must be at most 1, not 3. Nothing"),
         ("key,mask\na.jpg,/etc/passwd\n", "line 2: mask: the key is absolute"),
-        ('key\n"a.jpg', "not valid CSV"),
-        (b"key,title\na.jpg,\xe9t\xe9\n", "not UTF-8"),
+        ('key\n"a.jpg', "line 2: not valid CSV"),
+        ('key,title\na.jpg,"open\n' + "b.jpg,x\n" * 30_000, "line 2: not valid CSV (field larger"),
+        ('key,title\na.jpg,"open\n' + "b.jpg,x\n" * 5, "is a quote opened there and not closed?"),
+        (
+            b"key,title\na.jpg,x\nb.jpg,\xe9t\xe9\nc.jpg,\xff\n",
+            "line 3: not UTF-8: save the table as UTF-8; line 4: not",
+        ),
+        ("key,title\na.jpg,Стол\n".encode("utf-16"), "line 1: not UTF-8"),
     ],
 )
 def test_a_broken_manifest_is_refused_whole(tmp_path: Path, text: str | bytes, said: str) -> None:
@@ -109,6 +182,20 @@ def test_a_thousand_broken_rows_are_counted_rather_than_listed(tmp_path: Path) -
         csv_file(tmp_path, "key\n" + "../x\n" * 1000).check()
     assert "and 995 more" in str(caught.value)
     assert len(str(caught.value)) < 1000
+
+
+def test_every_wrong_line_of_json_is_told(tmp_path: Path) -> None:
+    """Not the first alone; in whatever way it is wrong."""
+    lines = [b'{"key": "a.jpg"}', b"{bad", b"[1]", b'{"key": "\xe9.jpg"}', b'{"id": "3"}']
+    with pytest.raises(UsageError) as caught:
+        csv_file(tmp_path, b"\n".join(lines), "items.jsonl").check()
+    told = "line 2: not valid JSON; line 3: not an object with fields; line 4: not UTF-8: save the table as UTF-8; line 5: the key is missing"
+    assert told in str(caught.value)
+
+
+def test_columns_that_nobody_uses_may_be_in_any_encoding(tmp_path: Path) -> None:
+    """What is not read cannot be wrong."""
+    assert csv_file(tmp_path, b"key,note\na.jpg,\xe9t\xe9\n").check() == 1
 
 
 @pytest.mark.parametrize("name", ["items.xlsx", "missing.csv"])
