@@ -12,6 +12,7 @@ from kombu.transport import TRANSPORT_ALIASES
 from shared.broker import make_app
 from shared.connection import connect
 from shared.errors import UsageError
+from shared.keys import QUEUES
 from shared.logs import configure_logging
 
 if TYPE_CHECKING:
@@ -37,8 +38,7 @@ def run_flower(settings: Settings) -> int:
         # Flower looks into a broker whose transport it knows by name: here ours goes by Redis' own.
         TRANSPORT_ALIASES["redis"] = TRANSPORT_ALIASES["rediss"] = app.conf.broker_transport
         app.conf.broker_transport = None
-    if prefix := _prefix(settings):
-        _redirect_to(prefix)
+    _adapt(_prefix(settings))
     try:
         return int(app.start(["flower", *options]) or 0)
     except OSError as error:
@@ -68,19 +68,24 @@ def _prefix(settings: Settings) -> str:
     return settings.flower_url_prefix.strip("/")
 
 
-def _redirect_to(prefix: str) -> None:
-    """Have Flower send on who asks at the root, or for the prefix without its last slash; Prometheus and probes as well, which then need not know it."""
-    from flower import app, command  # noqa: PLC0415 - an extra
+def _adapt(prefix: str) -> None:
+    """Make two things of Flower's ours.
+
+    It shows all our queues: by itself it shows those of the workers that answered it in time, once, at its start. And it sends on who asks at
+    the root, or for the prefix without its last slash: people, and Prometheus and probes, which then need not know the prefix.
+    """
+    from flower import app, command, views  # noqa: PLC0415 - an extra
     from tornado.web import RedirectHandler  # noqa: PLC0415 - comes with it
 
-    class Redirecting(app.Flower):  # type: ignore[misc] # it ships no types
+    class Ours(app.Flower):  # type: ignore[misc] # it ships no types
         def __init__(self, **given: Any) -> None:
             super().__init__(**given)
             here = {"url": f"/{prefix}/{{0}}", "permanent": False}
-            paths = (r"/(|metrics|healthcheck)", rf"/{prefix}()")
+            paths = (r"/(|metrics|healthcheck)", rf"/{prefix}()") if prefix else ()
             self.add_handlers(".*", [(path, RedirectHandler, here) for path in paths])
 
-    command.Flower = Redirecting
+    command.Flower = Ours
+    views.BaseHandler.get_active_queue_names = lambda _: sorted(QUEUES)
 
 
 def _passwords(settings: Settings) -> list[str]:

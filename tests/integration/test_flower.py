@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,11 +20,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from producer.embedded import Broker, Flower, free_port
+from producer.embedded import Broker, Flower, Worker, free_port
 from producer.flower import flower_options
 from shared.broker import make_app
 from shared.errors import UsageError
-from shared.keys import STAGES
+from shared.keys import QUEUES, STAGES
 from shared.settings import Settings
 
 if TYPE_CHECKING:
@@ -132,6 +133,26 @@ def test_the_root_leads_to_where_it_is_shown(tmp_path: Path) -> None:
         assert status(url) == status(f"{url}/in/shop") == 401
         assert status(f"{url}/metrics") == 200
         assert status(f"{url}/in", auth=LOGIN) == status(f"{url}/workers", auth=LOGIN) == 404
+
+
+def test_it_shows_every_queue_whichever_workers_it_knows(tmp_path: Path) -> None:
+    """A stage whose worker is late, or gone, is the one that is looked for."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    def page(path: str) -> str:
+        with urllib.request.urlopen(asked(url + path, LOGIN), timeout=30) as answer:
+            return str(answer.read().decode())
+
+    with own_broker(tmp_path) as broker:
+        settings = Settings(broker=broker, device="cpu")
+        with (
+            Worker(tmp_path, STAGES[0], settings, app="workers.testing"),
+            flower(tmp_path, broker, port=str(port), auth=LOGIN) as process,
+        ):
+            until(lambda: bool(status(f"{url}/healthcheck")), process)
+            until(lambda: "active_queues" in page("/api/workers?refresh=1"), process)
+            assert set(QUEUES) <= set(re.findall(r"[\w.]+", page("/broker")))
 
 
 def test_what_it_remembers_outlives_a_crash(tmp_path: Path) -> None:
