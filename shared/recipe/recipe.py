@@ -34,7 +34,7 @@ class _DoubledKeyError(yaml.MarkedYAMLError):
 class _Reader(yaml.SafeLoader):
     """Reads YAML whose mappings name each field once."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Look at a mapping as it is written, before `<<` merges others into it."""
         node = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}
