@@ -60,15 +60,18 @@ class LocalStorage:
         if any(part in {"", ".", ".."} or part.startswith(".") for part in parts) or "\0" in key:
             raise KeyRefusedError(f"{key!r} cannot be a path below {self.url}")
         below = list(itertools.accumulate([self.url, *parts], os.path.join))
-        # The file itself too: a manifest can name what the listing leaves out.
-        if any(map(os.path.islink, below[1:])):
-            root, real = os.path.realpath(self._root), os.path.realpath(below[-1])
-            if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
-                raise KeyRefusedError(f"{key!r} leaves {self.url} through a link")
+        # The file itself too: a photo of the listing may be a link.
+        if any(map(os.path.islink, below[1:])) and self._leaves(below[-1]):
+            raise KeyRefusedError(
+                f"{key!r} leaves {self.url} through a link: put a copy of what it leads to in its place"
+            )
         return Path(below[-1])
 
     def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
-        """Yield in ascending UTF-8 key order, one folder's names in memory at a time."""
+        """Yield in ascending UTF-8 key order, one folder's names in memory at a time.
+
+        A link that leaves the root is yielded as well, and refused when it is read: it would vanish without a word.
+        """
         del ahead
         if not self._root.is_dir():
             raise StorageRefusedError(f"no such folder: {self.url}: create it or correct the path")
@@ -81,7 +84,7 @@ class LocalStorage:
             if self._root.is_dir():
                 return  # this one was removed meanwhile
             raise
-        for order, name in names:
+        for order, name, leaves in names:
             key = base + name
             if order.endswith(b"/"):
                 inner = key + "/"
@@ -91,24 +94,29 @@ class LocalStorage:
             elif key.startswith(prefix) and os.fsencode(key) > after:
                 try:
                     with self._errors(key):
-                        status = (folder / name).stat()
+                        status = (folder / name).stat(follow_symlinks=not leaves)
                 except ObjectMissingError:
                     continue  # removed meanwhile
                 yield Stat(key, status.st_size, _etag(status), _modified(status))
 
-    def _names(self, folder: Path) -> Sequence[tuple[bytes, str]]:
+    def _names(self, folder: Path) -> Sequence[tuple[bytes, str, bool]]:
+        """Return what lies in a folder: what it sorts by, its name, and whether it is a link that leaves the root."""
         with self._errors(str(folder)), os.scandir(folder) as entries:
             # A folder sorts as its name with a slash: '.' comes before '/', so plain names would be out of order.
             return sorted(
-                (os.fsencode(e.name) + (b"/" if e.is_dir(follow_symlinks=False) else b""), e.name)
+                (os.fsencode(e.name) + (b"/" if e.is_dir(follow_symlinks=False) else b""), e.name, leaves)
                 for e in entries
                 if not e.name.startswith(".")
-                and (self._inside(Path(e.path)) if e.is_symlink() else e.is_file() or e.is_dir())
+                and (
+                    (leaves := e.is_symlink() and self._leaves(e.path))
+                    # A folder within the root is listed where it lies, not where links to it do.
+                    or (Path(e.path).is_file() if e.is_symlink() else e.is_file() or e.is_dir())
+                )
             )
 
-    def _inside(self, path: Path) -> bool:
-        target = os.path.realpath(path)
-        return target.startswith(os.path.realpath(self._root) + os.sep) and Path(target).is_file()
+    def _leaves(self, link: str) -> bool:
+        root, target = os.path.realpath(self._root), os.path.realpath(link)
+        return target != root and not target.startswith(root.rstrip(os.sep) + os.sep)
 
     def head(self, key: str) -> Stat | None:
         """Tell what is known of an object."""
@@ -181,10 +189,13 @@ class LocalStorage:
     def check_writable(self) -> None:
         """Write and remove a hidden file."""
         with self._errors(self.url):
-            self._root.mkdir(parents=True, exist_ok=True)
-            probe = self._root / f".vitrina-probe-{secrets.token_hex(4)}"
-            probe.write_bytes(b"")
-            probe.unlink()
+            try:
+                self._root.mkdir(parents=True, exist_ok=True)
+                probe = self._root / f".vitrina-probe-{secrets.token_hex(4)}"
+                probe.write_bytes(b"")
+                probe.unlink()
+            except FileNotFoundError:  # as in /proc
+                raise StorageRefusedError(f"nothing can be made at {self.url}: choose another folder") from None
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

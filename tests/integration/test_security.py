@@ -229,7 +229,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory, broker: Broker) -> tuple[Path
     finally:
         own.stop()
     summary = json.loads(done.stdout.splitlines()[-1])
-    assert (summary["done"], summary["failed"]) == (3, 2), done.stderr
+    assert (summary["done"], summary["failed"]) == (3, 3), done.stderr
     (folder / "stderr").write_text(done.stderr)
     return folder, summary["job"]
 
@@ -263,9 +263,12 @@ def test_a_name_steers_no_terminal(shop: tuple[Path, str], broker: Broker) -> No
 
 
 def test_a_link_out_of_the_source_is_never_read(shop: tuple[Path, str], broker: Broker) -> None:
-    """The listing leaves it out; a manifest that names it, or a mask behind it, gets a failure and no file."""
-    folder, _ = shop
+    """It gets a failure and no file, as do a manifest that names it, and a mask behind it."""
+    folder, job = shop
     assert not list((folder / "out").rglob("*link*"))
+    told = vitrina("export", job, "--format", "jsonl", "--only", "failed", cwd=folder, VITRINA_BROKER=broker.url)
+    rows = [json.loads(line) for line in told.stdout.splitlines()]
+    assert [row["key"] for row in rows if "through a link: put a copy" in json.dumps(row)] == ["link.jpg"]
     (folder / "m.csv").write_text("key,mask\nlink.jpg,\n[red]:pill:.jpg,link.jpg\n")
     (folder / "supplied.yaml").write_text("segmentation: {model: none, mask: supplied}\n")
     arguments = ("--manifest", "m.csv", "--recipe", "supplied.yaml", "--out", "other")

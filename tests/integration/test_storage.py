@@ -142,7 +142,7 @@ def test_a_folder_cannot_be_left(tmp_path: Path, key: str) -> None:
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
-    """Neither listed nor written through."""
+    """Neither read nor written through; it is listed, so that what it stands for becomes a failure that says what to do."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "secret").write_text("s")
@@ -150,9 +150,24 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "root" / "link").symlink_to(outside)
     (tmp_path / "root" / "file").symlink_to(outside / "secret")
     storage = open_storage(str(tmp_path / "root"), Settings())
-    assert list(storage.list()) == []
+    storage.put("here/1.jpg", b"x")
+    (tmp_path / "root" / "again").symlink_to(tmp_path / "root" / "here")
+    (tmp_path / "root" / "again.jpg").symlink_to(tmp_path / "root" / "here" / "1.jpg")
+    (tmp_path / "root" / "nowhere").symlink_to(tmp_path / "root" / "gone")
+    (tmp_path / "root" / "circle").symlink_to(tmp_path / "root" / "circle")
+    (tmp_path / "root" / "up").symlink_to(tmp_path)
+    assert [stat.key for stat in storage.list()] == ["again.jpg", "file", "here/1.jpg", "link", "up"]
+    for key in ("file", "link", "up"):
+        with pytest.raises(KeyRefusedError, match="put a copy of what it leads to in its place"):
+            storage.get(key)
     with pytest.raises(KeyRefusedError):
         storage.get("link/secret")
+
+
+def test_a_folder_that_cannot_be_made_is_told() -> None:
+    """With the next step."""
+    with pytest.raises(StorageRefusedError, match=r"nothing can be made at /proc/shop: choose another folder"):
+        open_storage("/proc/shop", Settings()).check_writable()
 
 
 def test_a_file_in_the_way_of_a_folder_is_one_clear_error(tmp_path: Path) -> None:
