@@ -39,6 +39,8 @@ _REFUSED = {
     errno.ELOOP,
     errno.ENXIO,
 }
+_NOT_SYNCED = {errno.EINVAL, errno.ENOTSUP}
+# File systems whose folders cannot be written through.
 _ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 # Nothing can be where a folder is missing, where a file takes a folder's place, or under a name the disk cannot hold.
 
@@ -160,19 +162,22 @@ class LocalStorage:
         metadata: Mapping[str, str] | None = None,
         if_absent: bool = False,
     ) -> bool:
-        """Write an object: the sidecar first, so that an object that is there has its metadata."""
+        """Write an object: the sidecar first, so that an object that is there has its metadata. It survives a power cut."""
         path = self._path(key)
         sidecar = json.dumps({"content_type": content_type, "metadata": dict(metadata or {})}).encode()
         with self._errors(key):
             if if_absent and path.exists():
                 return False
             while True:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                changed = _make_folder(path.parent)
                 # Who deletes the last object of a folder removes the folder, perhaps at this very moment.
                 with suppress(FileNotFoundError):
                     if metadata:
                         _write(_sidecar(path), sidecar, exclusive=False)
-                    return _write(path, data, exclusive=if_absent)
+                    written = _write(path, data, exclusive=if_absent)
+                    for folder in changed:
+                        _sync(folder)
+                    return written
 
     def delete(self, key: str) -> None:
         """Remove an object and its sidecar, and the folders that this leaves empty."""
@@ -228,6 +233,28 @@ def _modified(status: os.stat_result) -> float:
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(f".{path.name}.meta")
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder where it is missing; return those that a new file in it changes, the innermost first."""
+    missing = list(itertools.takewhile(lambda here: not here.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return [folder, *(made.parent for made in missing)]
+
+
+def _sync(folder: Path) -> None:
+    # A name is on the disk when its folder is. Nothing in memory, and about a millisecond on a disk.
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (FileNotFoundError, PermissionError):  # removed meanwhile, or one that we may only write to
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SYNCED:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _write(path: Path, data: bytes, *, exclusive: bool) -> bool:

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,7 +30,6 @@ from shared.storage.s3 import S3Storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,32 @@ def test_a_folder_that_cannot_be_made_is_told() -> None:
     """With the next step."""
     with pytest.raises(StorageRefusedError, match=r"nothing can be made at /proc/shop: choose another folder"):
         open_storage("/proc/shop", Settings()).check_writable()
+
+
+def test_what_was_put_survives_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, name and the folders made for it are written through, each before what follows is told."""
+    done: list[str] = []
+    rename, fsync = Path.replace, os.fsync
+
+    def synced(descriptor: int) -> None:
+        done.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(f"renamed to {target.name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    storage = open_storage(str(tmp_path / "shop"), Settings())
+    storage.put("a/b/1.jpg", b"x")
+    shop = tmp_path / "shop"
+    assert done[0].endswith(".part")
+    assert done[1:] == ["renamed to 1.jpg", *map(str, [shop / "a" / "b", shop / "a", shop, tmp_path])]
+    done.clear()
+    storage.put("a/b/2.jpg", b"x", if_absent=True)
+    assert done[0].endswith(".part")
+    assert done[1:] == [str(shop / "a" / "b")]
 
 
 def test_a_file_in_the_way_of_a_folder_is_one_clear_error(tmp_path: Path) -> None:
