@@ -16,7 +16,7 @@ from killing import kills, signals
 from poisoning import poison
 from producing import producers
 from soaking import soak
-from storing import storage
+from storing import read_only, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,7 @@ SCENARIOS: dict[str, Callable[[Path], Outcome]] = {
     "partition": partition,
     "network": slow_network,
     "storage": storage,
+    "read_only": read_only,
     "poison": poison,
     "producers": producers,
     "fuzz": fuzz,

@@ -12,7 +12,7 @@ from killing import kills, signals
 from poisoning import poison
 from producing import producers
 from soaking import soak
-from storing import storage
+from storing import read_only, storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +29,7 @@ SHORT: dict[str, Callable[[Path], Outcome]] = {
     "the network is slow": partial(slow_network, items=60),
     "the broker is out of reach": partial(unreachable, items=120, seconds=4),
     "the storage errs and goes away": partial(storage, items=60, outage=3),
+    "the storage takes nothing": partial(read_only, items=60, seconds=4),
     "photos kill their worker": partial(poison, items=60),
     "producers and keepers are killed": partial(producers, items=500, kills=6),
     "pictures and texts are hostile": partial(fuzz, pictures=1000, hostile=1000),
