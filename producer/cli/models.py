@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 COMMERCIAL = {True: "commercial use: yes", False: "[yellow]commercial use: no[/]", None: "commercial use: not known"}
 
-app = typer.Typer(help="Show and fetch model files.", no_args_is_help=True)
+app = typer.Typer(
+    help="Show and fetch model files.",
+    epilog="Examples:  vitrina models list   |   vitrina models fetch   |   vitrina models fetch --recipe production",
+    no_args_is_help=True,
+)
 
 
 @app.command("list", epilog="Example:  vitrina models list")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from producer.cli.common import BrokerOption, EndpointOption, err, load_settings
-from producer.cli.run import run_job
+from producer.cli.common import BrokerOption, EndpointOption, JsonOption, check_report, err, load_settings
+from producer.cli.run import check_needs, run_job
 from producer.cli.telling import tell
 from producer.collect import REPORT_ITEMS, Collector
 from producer.copying import copy_objects
@@ -111,13 +111,16 @@ def register(app: typer.Typer) -> None:
         to: Path | None = typer.Option(
             None, "--to", help="Folder for the outputs and the report; else one per source below vitrina-demo."
         ),
+        as_json: bool = JsonOption,
     ) -> int:
         """Show everything: start the embedded stack, make a catalogue in its bucket, bring it here."""
         settings = load_settings()
         folder = (to or demo_folder(photos)).absolute()
         beside = ", beside those of earlier demos" if (folder / "catalogue" / "jobs").is_dir() else ""
         here = open_storage(str(folder / "catalogue"), settings)
-        here.check_writable()  # told before anything is started
+        here.check_writable()  # told before anything is started, as what follows
+        check_report(folder / "report.html", "--to")
+        check_needs(Recipe(), settings)
         originals = open_source(photos or sample_photos(folder / "photos"), settings)
         with (
             scratch() as data,
@@ -136,7 +139,7 @@ def register(app: typer.Typer) -> None:
             told = replace(job, source=originals.url, destination=here.url)
             collector = Collector(told, source, here, session.progress, stack.settings)
             collector.write(folder / "report.html", summary, limit=REPORT_ITEMS)
-            status = tell(replace(summary, report=str(folder / "report.html")), as_json=False)
+            status = tell(replace(summary, report=str(folder / "report.html")), as_json=as_json)
             err.print(f"outputs: {folder / 'catalogue'}{beside}", soft_wrap=True)
             err.print(STARTER, soft_wrap=True)
             if err.is_terminal:
@@ -158,7 +161,8 @@ def demo_folder(photos: str | None) -> Path:
 def sample_photos(folder: Path) -> str:
     """Write the sample photos and return where they are. Raises `UsageError`."""
     try:
-        write_samples(folder)
+        if lacking := write_samples(folder):
+            err.print(f"this release of scikit-image has no picture for {', '.join(lacking)}", soft_wrap=True)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror or error}: give --to another folder") from None
     return str(folder)
