@@ -7,7 +7,8 @@ import gzip
 import sqlite3
 import tempfile
 import weakref
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from shared.errors import UsageError
@@ -15,6 +16,8 @@ from shared.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+IN_MEMORY = 50_000
+"""Names sorted in memory: some 5 MB."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -36,6 +39,25 @@ def in_temporary() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno not in _NO_ROOM:
             raise
         raise UsageError(f"no room for temporary tables ({error}): set TMPDIR to a folder of a larger disk") from None
+
+
+def sorted_names(names: Iterable[bytes]) -> Iterable[bytes]:
+    """Return the names in ascending order, in memory while they are at most `IN_MEMORY`. Raises `UsageError` when there is no room."""
+    waiting = iter(names)
+    few = sorted(islice(waiting, IN_MEMORY))
+    if len(few) < IN_MEMORY:
+        return few
+    with in_temporary():
+        database = open_temporary()
+        database.execute("CREATE TABLE names (name BLOB)")
+        database.executemany("INSERT INTO names VALUES (?)", ((name,) for name in chain(few, waiting)))
+    return _in_order(database)
+
+
+def _in_order(database: sqlite3.Connection) -> Iterator[bytes]:
+    with closing(database), in_temporary():
+        for (name,) in database.execute("SELECT name FROM names ORDER BY name"):
+            yield name
 
 
 class KeptLines:

@@ -21,12 +21,16 @@ from shared.errors import (
 )
 from shared.paths import expanded
 from shared.storage.base import Blob, Stat
+from shared.temporary import sorted_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
 _MAX_SIDECAR = 65_536
 # Bytes; ours have at most two thousand, and a folder of photos may hold anything under that name.
+_FOLDER, _LEAVES = b"/", b"\0"
+# Marks after a name, which holds neither. A folder sorts as its name with a slash: '.' comes before '/', so plain names would be out of
+# order. A link that leaves the root sorts as the file that it is named like: nothing comes before the other.
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
     errno.EACCES,
@@ -70,7 +74,7 @@ class LocalStorage:
         return Path(below[-1])
 
     def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
-        """Yield in ascending UTF-8 key order, one folder's names in memory at a time.
+        """Yield in ascending UTF-8 key order, one folder at a time, whose names go to a temporary file when they are many.
 
         A link that leaves the root is yielded as well, and refused when it is read: it would vanish without a word.
         """
@@ -86,9 +90,10 @@ class LocalStorage:
             if self._root.is_dir():
                 return  # this one was removed meanwhile
             raise
-        for order, name, leaves in names:
+        for order in names:
+            name = os.fsdecode(order.rstrip(_FOLDER + _LEAVES))
             key = base + name
-            if order.endswith(b"/"):
+            if order.endswith(_FOLDER):
                 inner = key + "/"
                 last = os.fsencode(inner) + b"\xff"
                 if (inner.startswith(prefix) or prefix.startswith(inner)) and last > after:
@@ -96,17 +101,16 @@ class LocalStorage:
             elif key.startswith(prefix) and os.fsencode(key) > after:
                 try:
                     with self._errors(key):
-                        status = (folder / name).stat(follow_symlinks=not leaves)
+                        status = (folder / name).stat(follow_symlinks=not order.endswith(_LEAVES))
                 except ObjectMissingError:
                     continue  # removed meanwhile
                 yield Stat(key, status.st_size, _etag(status), _modified(status))
 
-    def _names(self, folder: Path) -> Sequence[tuple[bytes, str, bool]]:
-        """Return what lies in a folder: what it sorts by, its name, and whether it is a link that leaves the root."""
+    def _names(self, folder: Path) -> Iterable[bytes]:
+        """Return the names of what lies in a folder, in the order of keys, each with the mark of what it is."""
         with self._errors(str(folder)), os.scandir(folder) as entries:
-            # A folder sorts as its name with a slash: '.' comes before '/', so plain names would be out of order.
-            return sorted(
-                (os.fsencode(e.name) + (b"/" if e.is_dir(follow_symlinks=False) else b""), e.name, leaves)
+            return sorted_names(
+                os.fsencode(e.name) + (_FOLDER if e.is_dir(follow_symlinks=False) else _LEAVES if leaves else b"")
                 for e in entries
                 if not e.name.startswith(".")
                 and (
