@@ -21,7 +21,7 @@ from producer.cli.photos import (
     WindowOption,
     select,
 )
-from producer.cli.telling import tell, tell_failures
+from producer.cli.telling import tell, tell_empty, tell_failures, tell_start
 from producer.embedded import Stack, scratch
 from producer.follow import Display, Summary
 from producer.inputs import address, load_recipe, open_source
@@ -49,7 +49,7 @@ def _nothing() -> None:
 def run_job(session: Session, report: Path | None, look_after: Callable[[], None] = _nothing) -> Summary:
     """Submit and follow a job to its end."""
     start = time.monotonic()
-    err.print(f"job {session.job.id}: {session.job.source} → {session.job.destination}", soft_wrap=True)
+    tell_start(session)
     with Display(err) as display:
         tick = watched(display.show, session.client)
 
@@ -66,12 +66,7 @@ def run_job(session: Session, report: Path | None, look_after: Callable[[], None
 
     summary = session.finish(time.monotonic() - start, report, lost)
     if not summary.items:
-        asked = {"include", "exclude", "modified_since"} & session.job.selection.keys()
-        hint = "asks for no photo" if asked else "holds no photos: check the address"
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(asked))
-        err.print(
-            f"{options} {hint} of {session.job.source}" if asked else f"{session.job.source} {hint}", soft_wrap=True
-        )
+        tell_empty(session)
     tell_failures(session, summary)
     return summary
 

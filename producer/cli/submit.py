@@ -24,6 +24,7 @@ from producer.cli.photos import (
     select,
 )
 from producer.cli.run import check_broker
+from producer.cli.telling import tell_empty, tell_start
 from producer.estimate import estimate
 from producer.follow import Display
 from producer.inputs import address, load_recipe, open_source
@@ -34,7 +35,6 @@ from shared.storage import open_storage
 
 if TYPE_CHECKING:
     from producer.selection import Selection
-    from shared.jobs import Job
     from shared.recipe import Recipe
     from shared.settings import Settings
     from shared.storage import Storage
@@ -64,8 +64,9 @@ def check_log() -> None:
         raise UsageError(msg) from None
 
 
-def detach(job: Job, settings: Settings) -> Path:
-    """Leave the feeding to a process of its own, and return its log."""
+def detach(session: Session) -> None:
+    """Leave the feeding to a process of its own, and tell its log."""
+    job, settings = session.job, session.settings
     log = Path(f"vitrina-{job.id}.log").absolute()
     command = [sys.executable, "-m", "producer.cli", "submit", "--resume", job.id, "--out", job.destination]
     with log.open("ab") as file:
@@ -77,7 +78,20 @@ def detach(job: Job, settings: Settings) -> Path:
             stderr=file,
             start_new_session=True,  # it outlives this terminal
         )
-    return log
+    err.print(f"feeding in the background; its log: {log}", soft_wrap=True)
+
+
+def feed(session: Session, *, detached: bool) -> int | None:
+    """Queue all photos, and return how many items the job has; None when another process does it."""
+    if detached:
+        detach(session)
+        return None
+    with Display(err) as display:
+        session.feed(watched(display.show, session.client))
+    items = session.progress.counts().items
+    if not items:
+        tell_empty(session)
+    return items
 
 
 def tell_ahead(
@@ -124,7 +138,7 @@ def register(app: typer.Typer) -> None:
         window: int | None = WindowOption,
         as_json: bool = JsonOption,
     ) -> int:
-        """Feed photos to running workers; prints the job's id when all are queued. Follow it with status."""
+        """Feed photos to running workers; prints the job's id when all are queued, and on stderr at once. Follow it with status."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url, window=window)
         if gpu_hour_price is not None and not dry_run:
             raise UsageError("--gpu-hour-price goes with --dry-run: give both")
@@ -146,12 +160,15 @@ def register(app: typer.Typer) -> None:
                 return 0
             confirm(selection, ends, chosen, confirm_over, yes=yes)
             session = Session(create_job(*ends, chosen, selection, priority=priority), *ends, settings)
-        _feed(session, settings, detached=detached)
+            # Known from now on, also where another process has yet to start feeding it.
+            session.progress.begin(session.job.destination)
+        tell_start(session)
+        items = feed(session, detached=detached)
         if as_json:
-            print_json({"job": session.job.id, "items": session.progress.counts().items})
+            print_json({"job": session.job.id, "items": items})
         else:
             typer.echo(session.job.id)
-        return 0
+        return 1 if items == 0 else 0
 
 
 def _reopen(job: str, out: str | None, settings: Settings, given: tuple[object, ...]) -> Session:
@@ -160,12 +177,3 @@ def _reopen(job: str, out: str | None, settings: Settings, given: tuple[object, 
             "a job's photos and recipe never change: give --resume alone, or `vitrina rerun JOB --recipe FILE`"
         )
     return Session.reopen(job, address(out) if out else None, settings)
-
-
-def _feed(session: Session, settings: Settings, *, detached: bool) -> None:
-    if detached:
-        log = detach(session.job, settings)
-        err.print(f"feeding in the background; its log: {log}", soft_wrap=True)
-        return
-    with Display(err) as display:
-        session.feed(watched(display.show, session.client))

@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from shared.progress import Failure
 
 
+def tell_start(session: Session) -> None:
+    """Print the job's id, so that whoever is interrupted knows what to go on with."""
+    err.print(f"job {session.job.id}: {session.job.source} → {session.job.destination}", soft_wrap=True)
+
+
+def tell_empty(session: Session) -> None:
+    """Say why a job has no items."""
+    asked = sorted({"include", "exclude", "modified_since"} & session.job.selection.keys())
+    if asked:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        err.print(f"{options} asks for no photo of {session.job.source}", soft_wrap=True)
+    else:
+        err.print(f"{session.job.source} holds no photos: check the address", soft_wrap=True)
+
+
 def tell_failures(session: Session, summary: Summary) -> None:
     """Print how many items failed for which reason, what to do about it, and one of each with its own cause."""
     if not summary.failed:
