@@ -16,7 +16,7 @@ from producer.selection import Selection
 from producer.session import Session, create_job
 from shared.connection import connect
 from shared.errors import ItemError, JobDamagedError, JobForgottenError, LeaseHeldError, ObjectMissingError, UsageError
-from shared.jobs import PAGE, load_summary, read_page, read_pages, save_items
+from shared.jobs import PAGE, load_listed, load_summary, read_page, read_pages, save_items
 from shared.keys import STAGES, job_prefix
 from shared.plan import Plan, sections
 from shared.progress import Progress, bit
@@ -177,12 +177,19 @@ def _going_on(session: Session) -> Counts:
     return counts
 
 
-def rerun(session: Session, since: StageName, recipe: Recipe, *, priority: bool = False) -> Session:
+def rerun(
+    session: Session, since: StageName, recipe: Recipe, *, priority: bool = False, incomplete: bool = False
+) -> Session:
     """Make a job of the same photos with the old one's recipe but for the sections of later stages, from `since` on, that `recipe` names.
 
-    Raises `RecipeError` when they do not go together, and `BrokerError` before anything is written.
+    A job whose photos are not all listed is refused, since its remake would pass for a whole one, unless `incomplete` asks for those that are.
+    Raises `UsageError` for that, `RecipeError` when the recipes do not go together, and `BrokerError` before anything is written.
     """
     session.ask_broker()
+    if not incomplete and not load_listed(session.destination, session.job.id):
+        watched = session.job.selection.get("watch")
+        instead = "it is watched, and stays open" if watched else f"`vitrina submit --resume {session.job.id}` first"
+        raise UsageError(f"not all photos of job {session.job.id} are listed: {instead}; --partial takes those that are")
     kept = STAGES[: STAGES.index(since)]
     old = {name: part for stage in kept for name, part in sections(session.job.recipe, stage).items()}
     unnamed = Recipe.model_fields.keys() - recipe.model_fields_set

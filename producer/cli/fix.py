@@ -10,6 +10,7 @@ from producer import repairs
 from producer.cli.common import BrokerOption, EndpointOption, JsonOption, err, load_settings, print_json
 from producer.cli.services import check_stage
 from producer.cli.status import JobArgument, OutOption, reopen
+from producer.cli.telling import tell_start
 from producer.follow import Display
 from producer.inputs import load_recipe
 from shared.errors import JobNotFoundError, UsageError
@@ -51,6 +52,9 @@ def register(app: typer.Typer) -> None:
         ),
         out: str | None = OutOption,
         priority: bool = typer.Option(False, "--priority", help="Before the photos of other jobs."),
+        partial: bool = typer.Option(
+            False, "--partial", help="Of a job whose photos are not all listed yet, or of a watch: those that are."
+        ),
         broker: str | None = BrokerOption,
         endpoint_url: str | None = EndpointOption,
         as_json: bool = JsonOption,
@@ -58,7 +62,9 @@ def register(app: typer.Typer) -> None:
         """Make the photos of a job again as a new job that keeps the earlier stages. Prints its id."""
         settings = load_settings(broker=broker, endpoint_url=endpoint_url)
         old = reopen(job, out, settings)
-        new = repairs.rerun(old, check_stage(since), load_recipe(recipe, old.destination, settings), priority=priority)
+        chosen = load_recipe(recipe, old.destination, settings)
+        new = repairs.rerun(old, check_stage(since), chosen, priority=priority, incomplete=partial)
+        tell_start(new)
         with Display(err) as display:
             new.feed(display.show)
         if as_json:

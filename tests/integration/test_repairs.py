@@ -13,7 +13,7 @@ from producer import repairs
 from producer.selection import Selection
 from producer.session import Session, create_job
 from shared.errors import JobNotFoundError, RecipeError, StorageError, UsageError
-from shared.jobs import load_summary, read_items
+from shared.jobs import list_jobs, load_summary, read_items
 from shared.queues import in_flight
 from shared.recipe import Recipe
 from shared.storage import open_storage
@@ -154,6 +154,26 @@ def test_a_job_that_is_remade_keeps_what_a_manifest_said_and_what_its_recipe_sai
     assert (new.job.recipe.background.model, new.job.recipe.picture.format) == ("color", "png")
     with pytest.raises(RecipeError, match="transparent"):
         repairs.rerun(old, "inpainting", Recipe.from_mapping({"picture": {"format": "jpeg"}}))
+
+
+def test_a_job_that_is_not_all_listed_is_not_remade_unless_asked(catalogue: Catalogue) -> None:
+    """A part of a catalogue would pass for all of it; neither is a watch, which is never all listed."""
+    for number in range(2):
+        catalogue.add(f"{number}.jpg", "photo")
+    session = unfed(catalogue)
+    session.feed()
+    followed(session)
+    session.destination.delete(f"jobs/{session.job.id}/listed.json")  # as a producer leaves it that dies before the end
+    white = Recipe.from_mapping({"background": {"model": "color"}})
+    with pytest.raises(UsageError, match=rf"not all photos .* `vitrina submit --resume {session.job.id}` first"):
+        repairs.rerun(session, "inpainting", white)
+    session.job.selection["watch"] = True  # type: ignore[index] # a dictionary
+    with pytest.raises(UsageError, match="it is watched, and stays open"):
+        repairs.rerun(session, "inpainting", white)
+    assert list(list_jobs(session.destination)) == [session.job.id]
+    part = repairs.rerun(session, "inpainting", white, incomplete=True)
+    part.feed()
+    assert followed(part) == (2, 2, 0)
 
 
 def test_purging_a_job_leaves_what_others_made(catalogue: Catalogue) -> None:
