@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from producer.selection import Selection
 from producer.session import Session, create_job
 from producer.status import Surroundings, status
 from shared.connection import broker_errors, connect
-from shared.errors import VitrinaError
 from shared.progress import known_jobs
 from shared.settings import Settings
 from shared.storage import open_storage
@@ -57,17 +57,19 @@ class Client:
         """Make a job of the photos at `source` and feed it; returns when all are queued or, without `block`, at once.
 
         `recipe` is a file, the name of one that comes along, or its content. Feeding goes on in a thread where it does not block: it ends with the
-        process, and `Client.job(id).feed()` goes on in another.
+        process, and `Client.job(id).feed()` goes on in another. What a manifest says twice, or in columns that are not used, is warned of.
         """
         with broker_errors(), connect(self.settings) as client:
             client.ping()
         photos, destination = open_source(source, self.settings), open_storage(address(out), self.settings)
         chosen = selection or Selection()
-        chosen.check()
+        for note in chosen.check():
+            warnings.warn(note, stacklevel=2)
         job = create_job(
             photos, destination, load_recipe(recipe, destination, self.settings), chosen, priority=priority
         )
         run = Run(Session(job, photos, destination, self.settings))
+        run.session.progress.begin(job.destination)  # known from now on, also while a thread has yet to feed it
         run.feed(block=block)
         return run
 
@@ -86,7 +88,7 @@ class Run:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._feeding: threading.Thread | None = None
-        self._error: VitrinaError | None = None
+        self._error: Exception | None = None
 
     @property
     def id(self) -> str:
@@ -102,7 +104,7 @@ class Run:
         def feed() -> None:
             try:
                 self.session.feed()
-            except VitrinaError as error:  # told by `wait`
+            except Exception as error:  # noqa: BLE001 - whatever ended the thread is raised again by `wait`
                 self._error = error
 
         self._feeding = threading.Thread(target=feed, name=f"feeding {self.id}", daemon=True)
@@ -148,10 +150,12 @@ class Run:
         """Run the failed items again, or with `review` the doubtful ones; return how many."""
         return repairs.retry(self.session, stage=stage, reason=reason, review=review)
 
-    def rerun(self, since: StageName, recipe: Recipe | Mapping[str, Any] | str | Path) -> Run:
-        """Make the same photos again as a new job that keeps the stages before `since`."""
+    def rerun(
+        self, since: StageName, recipe: Recipe | Mapping[str, Any] | str | Path, *, incomplete: bool = False
+    ) -> Run:
+        """Make the same photos again as a new job that keeps the stages before `since`; with `incomplete` those that are listed so far."""
         chosen = load_recipe(recipe, self.session.destination, self.session.settings)
-        run = Run(repairs.rerun(self.session, since, chosen))
+        run = Run(repairs.rerun(self.session, since, chosen, incomplete=incomplete))
         run.feed()
         return run
 

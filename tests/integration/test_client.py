@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from made_jobs import ROOT, Catalogue
 
-from producer import Client
+from producer import Client, Selection
+from producer.submit import Submitter
 from shared.errors import BrokerError, JobNotFoundError, RecipeError, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +52,40 @@ def test_a_wait_that_is_too_long_leaves_the_job_alone(catalogue: Catalogue) -> N
     assert job.id in client.jobs()
     assert Client(catalogue.settings.broker.get_secret_value()).job(job.id).wait(timeout=60).done == 20
     assert job.status()["finished"]
+
+
+def test_whatever_ends_the_feeding_thread_is_raised_where_it_is_waited_for(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what nobody expected: a wait for what no longer comes would have no end."""
+    catalogue.add("a.jpg", "photo")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Submitter, "feed", fail)
+    client = Client(catalogue.settings.broker.get_secret_value())
+    job = client.submit(str(catalogue.photos), str(catalogue.out), block=False)
+    assert client.job(job.id).id == job.id  # it is known at once
+    with pytest.raises(RuntimeError, match="a bug"):
+        job.wait(timeout=60)
+
+
+def test_what_a_manifest_says_in_vain_is_warned_of(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the command line tells it; its path is relative to where the caller stands, and the job needs it no more."""
+    catalogue.add("a.jpg", "photo")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "items.csv").write_text("key,price\na.jpg,3\na.jpg,4\n")
+    client = Client(catalogue.settings.broker.get_secret_value())
+    with pytest.warns(UserWarning, match="items.csv") as told:
+        job = client.submit(str(catalogue.photos), str(catalogue.out), selection=Selection(manifest="items.csv"))
+    assert [str(warning.message) for warning in told] == [
+        "items.csv: columns that are not used: price",
+        "items.csv: 1 rows name a photo again; each is taken once",
+    ]
+    assert job.wait(timeout=60).done == 1
 
 
 def test_what_is_wrong_is_told_before_anything_is_submitted(catalogue: Catalogue, tmp_path: Path) -> None:
