@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 STAGE: StageName = "segmentation"
+COUNT = "return redis.call(redis.call('TYPE', KEYS[1]).ok == 'zset' and 'ZCARD' or 'LLEN', KEYS[1])"
 
 
 @pytest.fixture
@@ -32,9 +33,8 @@ def alone(tmp_path: Path) -> Iterator[Settings]:
 
 
 def busy(client: Redis, stage: StageName = STAGE) -> int:
-    """Count as KEDA's Redis scaler does: by the kind of the key."""
-    counts = {b"zset": client.zcard, b"none": client.llen}
-    return int(counts[client.type(busy_key(stage))](busy_key(stage)))
+    """Count as KEDA's Redis scaler does: by the kind of the key, in one script."""
+    return int(client.eval(COUNT, 1, busy_key(stage)))
 
 
 @pytest.mark.parametrize("end", ["done", "told to stop", "killed"])
@@ -46,12 +46,13 @@ def test_a_worker_is_counted_while_it_has_work_and_not_for_ever(tmp_path: Path, 
         catalogue.add("a.jpg", "slow:8" if end == "done" else "slow:40")
         try:
             own.start("own", STAGE)
-            wait_until(lambda: present(client))
+            process = own.processes["own"]
+            wait_until(lambda: present(client) or process.poll() is not None)
+            assert process.poll() is None, "it did not even start"
             assert busy(client) == 0
             catalogue.submit()
             wait_until(lambda: busy(client) == 1)
             assert [busy(client, stage) for stage in STAGES] == [1, 0, 0]
-            process = own.processes["own"]
             if end == "killed":
                 process.kill()
             elif end == "told to stop":
