@@ -71,6 +71,12 @@ class ModelCorruptError(UsageError):
     reason = "model_corrupt"
 
 
+class ModelTooLargeError(UsageError):
+    """The machine has too little memory for the model's weights."""
+
+    reason = "model_too_large"
+
+
 # --- what is wrong with one item: recorded at once, never retried -------------------------------------------------
 
 

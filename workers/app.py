@@ -1,4 +1,4 @@
-"""The workers' entry point: `celery -A workers.app worker -P threads -Q segmentation`.
+"""The workers' entry point: `celery -A workers.app worker -Q segmentation`.
 
 The one place on this side that builds the settings. A worker loads the models of its own queues before it reports ready.
 """
@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from shared.settings import Settings
 from workers.boot import boot
-from workers.registry import make_model
+from workers.room import make_fitting
 
-app = boot(Settings(), make_model)
+app = boot(Settings(), make_fitting)

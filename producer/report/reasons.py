@@ -93,6 +93,11 @@ _FAILURES = {
         "They are not what was published.",
         "Fetch the model again on the worker, then run the same command again.",
     ),
+    "model_too_large": Explanation(
+        "Model too large for the worker",
+        "Its weights alone take more memory than there is.",
+        "Choose smaller weights in the recipe or a larger machine, then run the same command again.",
+    ),
     "unknown_job": Explanation(
         "Job's record out of reach",
         "The worker does not see the folder or bucket that the job was submitted with.",
