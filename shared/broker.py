@@ -20,19 +20,26 @@ def _transport_options(settings: Settings) -> dict[str, Any]:
         return {
             "confirm_publish": True
         }  # RabbitMQ says that it has a message; without, one that it refuses is lost in silence
+    # A live worker renews its leases: a few missed renewals mean that it is dead. kombu's own renews none, and hands out what runs for longer a
+    # second time: what may run for longer, the watchdog has ended by then.
+    lease = settings.visibility_timeout if settings.transport == "atomic" else settings.task_deadline
     return {
-        "visibility_timeout": settings.visibility_timeout,
-        # kombu sweeps every interval x throttle seconds; its defaults (10 x 10) redeliver minutes late.
-        "unacked_restore_interval": min(5, settings.visibility_timeout / 4),
+        "visibility_timeout": lease,
+        # Leases are renewed and swept each time; four fit into one. kombu's default is 10, and none fits.
+        "unacked_restore_interval": min(5, lease / 4),
+        # kombu's own sweeps only every so many times: its default, 10, redelivers minutes late.
         "unacked_restore_throttle": 1,
-        # A sweep takes milliseconds. Whoever loses its connection in one must not keep the others from theirs for five minutes.
+        # kombu's own sweeps take turns, in milliseconds. Whoever loses its connection in one must not keep the others from theirs for five minutes.
         "unacked_mutex_expire": 5,
         # Message priorities split a queue into several keys that dashboards and autoscalers do not see.
         "priority_steps": [0],
         # A worker takes from the first of its queues that has anything: the one of priority comes first.
         "queue_order_strategy": "priority",
+        # Longer than any command takes, the idle wait of a second included; without it a broker that went away in silence is waited for for ever.
         "socket_timeout": 30,
+        # A machine that is up answers at once, and one that is down may be another's address by the next try.
         "socket_connect_timeout": 5,
+        # A connection that was idle for as long is tried before it is used: firewalls forget those of half a minute or more, and tell nobody.
         "health_check_interval": 25,
     }
 
@@ -63,7 +70,9 @@ def make_app(settings: Settings) -> Celery:
         broker_url=address,
         broker_use_ssl=tls,
         # Redis's stock transport loses messages of killed workers; other brokers keep their own.
-        broker_transport="shared.transport:Transport" if settings.queues_in_redis else None,
+        broker_transport="shared.transport:Transport"
+        if settings.queues_in_redis and settings.transport == "atomic"
+        else None,
         broker_transport_options=_transport_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,  # a worker outlives any outage of the broker
@@ -73,7 +82,11 @@ def make_app(settings: Settings) -> Celery:
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         worker_prefetch_multiplier=1,  # a warm shutdown must not hold more than it runs
+        # Retries that wait are held beside what runs, and are not counted with it: bounded, however many photos fail at once.
         worker_eta_task_limit=1000,
+        # One process has the model, and its threads hide reading and writing behind it. Celery's default forks, which no model survives.
+        worker_pool="threads",
+        worker_concurrency=settings.threads or 8,  # where neither it nor the command line says
         # A next step that cannot be published waits for the broker rather than being given up.
         task_publish_retry=True,
         task_publish_retry_policy={"max_retries": None, "interval_start": 0, "interval_step": 0.5, "interval_max": 3},

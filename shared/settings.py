@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     """Address of the queues: Redis or Valkey, or RabbitMQ (`amqp://`); a secret because it may carry a password."""
     progress: SecretStr | None = None
     """Redis-protocol address of the jobs' progress, where the queues are elsewhere; the broker itself without it."""
+    transport: Literal["atomic", "stock"] = "atomic"
+    """How queues in Redis are used: `atomic` loses nothing; `stock` is kombu's own, which loses messages of killed workers and redelivers late."""
     visibility_timeout: float = Field(default=12, gt=0)
     """Seconds before the messages of a worker that was killed are handed to another. A live worker renews them, however long a task takes;
     one that is held up for longer than this finds its work done twice, and once written."""
