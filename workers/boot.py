@@ -82,6 +82,8 @@ class Process:
             waiting=self._messages_wait,
             heartbeat=settings.heartbeat_file,
         )
+        self._consumer: Any = None
+        # Celery's, once it takes messages.
         self._presence = Presence(self.app, settings)
         outage = Outage(settings.outage_patience)
         metrics.PAUSED.set_function(lambda: outage.down)
@@ -121,6 +123,7 @@ class Process:
 
     def begin(self, sender: Any, **_: Any) -> None:
         """Show the worker and watch over it, now that it takes messages."""
+        self._consumer = sender
         self._presence.start(sender)
         self._watchdog.expect_tasks()
 
@@ -146,11 +149,14 @@ class Process:
         return self._presence.ready and not stopping.is_set()
 
     def _messages_wait(self) -> bool:
+        """Tell whether there is work: messages in this worker's queues, or such as it holds itself."""
         try:
             waiting = depths(self._client)
         except BrokerError:
             return False  # a worker without a broker waits for it
-        return any(waiting.get(queue) for queue in self.app.amqp.queues.consume_from)
+        consumer = self._consumer.task_consumer  # another one after each break; none in between
+        held = getattr(consumer.channel, "due", 0) if consumer else 0  # our transport tells, others do not
+        return held > 0 or any(waiting.get(queue) for queue in self.app.amqp.queues.consume_from)
 
 
 def boot(settings: Settings, make: Callable[[StageName, ModelSection, Settings], Model[Any, Any]]) -> Celery:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from celery import Task
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Reject, TaskPredicate
 from kombu.exceptions import OperationalError
 
 from shared.errors import (
@@ -44,9 +45,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_BACKOFF = 30.0
-"""Seconds; well under the visibility timeout, since a waiting retry is held by the worker unacknowledged."""
+"""Seconds. A waiting retry is held by its worker, which renews its lease: it may be longer than the visibility timeout. What a killed worker
+held comes back sooner, without its wait."""
 BROKER_WAITS = 0.5, 8.0
 """Seconds of the first and of the longest wait for a broker that does not answer or is full."""
+ESCAPE_WAIT = 0.5
+"""Seconds before a message goes back whose task met something unforeseen: one that meets it each time must not keep a processor busy."""
 
 MAX_DETAIL = 500
 """Characters that are kept of why an item failed."""
@@ -85,7 +89,19 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
     guard: Guard
 
     def run(self, message: dict[str, Any]) -> None:
-        """Bring one item through the stage and queue the next."""
+        """Bring one item through the stage and queue the next. Raises `VitrinaError` for what is recorded, and Celery's own."""
+        try:
+            self._bring(message)
+        except (VitrinaError, TaskPredicate):
+            raise
+        except BaseException as error:
+            # Celery would acknowledge the message of most, and never settle that of `MemoryError` and `SystemExit`, whose slot in the pool
+            # is then lost for good.
+            log.exception("the message goes back", extra={"action": "error", "stage": self.stage})
+            stopping.wait(ESCAPE_WAIT)
+            raise Reject(f"{type(error).__name__}: {error}", requeue=True) from error
+
+    def _bring(self, message: dict[str, Any]) -> None:
         try:
             item = Item.from_wire(message)
         except MessageError as error:
@@ -119,16 +135,17 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
                         self._work(item)
                 else:
                     self._work_alone(item, progress)
-        except (Retry, Reject, VitrinaError):
+        except (TaskPredicate, VitrinaError):
             raise
-        except (StoppedError, HandedBackError) as error:
-            # It has not begun, or not got far: another worker takes it, and nothing speaks against it.
-            self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))
-            raise Reject("the worker is shutting down", requeue=True) from error
         except BaseException as error:
+            if isinstance(error, (StoppedError, HandedBackError)) or (
+                stopping.is_set() and isinstance(error, (SystemExit, KeyboardInterrupt))
+            ):
+                # It has not begun, not got far, or was told to end: another worker takes it, and nothing speaks against it.
+                self._patiently(item, lambda: progress.clear_attempts(self.stage, item.index))
+                raise Reject("the worker is shutting down", requeue=True) from error
             if is_out_of_memory(error):
                 raise OutOfMemoryError(f"not enough memory for this photo: {error}") from error
-            # SystemExit and KeyboardInterrupt in a task would each leak a slot of the threads pool for ever.
             log.exception("stage failed unexpectedly", extra=self._fields(item, "error"))
             raise StageFailedError(f"{type(error).__name__}: {error}") from error
 
@@ -143,25 +160,33 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
             if deaths >= self.runner.settings.max_deaths:
                 msg = f"started {deaths} times alone and never ended: the photo may exhaust memory or hang the model"
                 raise WorkerLostError(msg)
-            self._work(item)
+            # The time of one batch, where it is the shorter: all others wait meanwhile.
+            self._work(item, self.runner.settings.batch_deadline)
 
-    def _work(self, item: Item) -> None:
+    def _work(self, item: Item, deadline: float = math.inf) -> None:
         """Run the stage, or put the item off while the storage is down for the whole job."""
         outage = self.guard.outage
         wait = outage.wait(item.job)
         if wait:
             self._put_off(item, wait)
+        with self.guard.watchdog.work(deadline):
+            down = self._finds_storage_down(item)
+        if down:
+            self._put_off(item, outage.wait(item.job))
+
+    def _finds_storage_down(self, item: Item) -> bool:
+        """Run the stage, and tell whether that failed since the storage is down for the whole job."""
+        outage = self.guard.outage
         try:
-            with self.guard.watchdog.work():
-                self._patiently(item, lambda: self._run_stage(item))
+            self._patiently(item, lambda: self._run_stage(item))
         except ObjectMissingError:
             raise
         except StorageError as error:
             if outage.failed(item.job, item.index, error, answers=lambda: self.runner.storage_answers(item.job)):
-                self._put_off(item, outage.wait(item.job))
+                return True
             raise
-        else:
-            outage.worked(item.job)
+        outage.worked(item.job)
+        return False
 
     def _run_stage(self, item: Item) -> None:
         if self.guard.tracing is None:
