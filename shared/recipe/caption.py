@@ -36,6 +36,9 @@ class Blip2Caption(ModelSection):
 
     loads: ClassVar[tuple[str, ...]] = ("weights", "precision", "quantize", "languages", "translators")
 
+    gpu_batch: ClassVar[int | None] = 64
+    # Writing reads all weights once for each word of a batch, whatever its size.
+
     model: Literal["blip2"]
     weights: Weights = "blip2-opt-2.7b"
     """`blip2-opt-2.7b` (not for commercial use), `blip2-flan-t5-xl`, a hub id with its revision, or a local folder."""
@@ -50,6 +53,8 @@ class Blip2Caption(ModelSection):
     languages: tuple[LanguageCode, ...] = Field(default=("en", "ru"), min_length=1, max_length=MAX_LANGUAGES)
     translators: dict[LanguageCode, Weights] = Field(default_factory=dict, max_length=MAX_LANGUAGES)
     """Models from English by language; `opus-mt-en-<language>` where none is given. One that writes several is told which."""
+    translation_beams: Annotated[int, Field(ge=1, le=8)] | Literal["published"] = 1
+    """Beams of a translation; `published` is as many as the weights come with, several times slower."""
     stop_words: tuple[Word, ...] = Field(default=(), max_length=1000)
     """Words, such as brand names that the model invents, that no caption may hold."""
 
@@ -60,6 +65,9 @@ class VlmCaption(ModelSection):
     loads: ClassVar[tuple[str, ...]] = ("weights", "precision")
 
     item_fields: ClassVar[tuple[str, ...]] = ("title", "category")
+
+    gpu_batch: ClassVar[int | None] = 16
+    # As for BLIP-2, but pictures are a thousand words each, and answers hundreds, which are all kept in memory.
 
     model: Literal["vlm"]
     weights: Weights = "qwen-vl"

@@ -50,6 +50,28 @@ def test_a_preset_that_translates_nonsense_is_refused(marian: Path) -> None:
         Translator(marian, "opus-mt-en-ru", "ru", CPU, torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        (translation.SENTENCE, False),
+        ("", False),
+        ("а" * 40, False),
+        ("Червоний черевик на білому тлі.", True),
+    ],
+    ids=["untranslated", "empty", "looping", "right"],
+)
+def test_a_pair_whose_words_nobody_listed_is_tried_too(
+    marian: Path, monkeypatch: pytest.MonkeyPatch, text: str, *, right: bool
+) -> None:
+    """What no language would make of the fixed sentence is seen without a list."""
+    monkeypatch.setattr(Translator, "_once", lambda *_: [text])
+    if right:
+        assert Translator(marian, "opus-mt-en-uk", "uk", CPU, torch.float32)
+    else:
+        with pytest.raises(ModelCorruptError, match="its weights are damaged, fetch it again"):
+            Translator(marian, "opus-mt-en-uk", "uk", CPU, torch.float32)
+
+
 @pytest.fixture
 def polyglot(marian: Path, tmp_path: Path) -> Path:
     """A model that writes Russian and Ukrainian: two of its pieces are the languages' tokens."""
@@ -99,6 +121,18 @@ def test_a_language_that_a_model_does_not_write_is_refused(polyglot: Path) -> No
 def test_the_nearest_of_a_languages_variants_is_taken(codes: list[str], language: str, token: str) -> None:
     """In the script that the guards look for."""
     assert target_token(codes, "opus-mt", language) == token
+
+
+@pytest.mark.parametrize(("beams", "first"), [(1, {"num_beams": 1}), (3, {"num_beams": 3}), ("published", {})])
+def test_the_recipe_says_how_many_beams(
+    marian: Path, monkeypatch: pytest.MonkeyPatch, beams: Any, first: dict[str, int]
+) -> None:
+    """Or leaves it to the configuration that came with the weights; what is made again has settings of its own."""
+    translator = Translator(marian, str(marian), "ru", CPU, torch.float32)
+    asked: list[Any] = []
+    monkeypatch.setattr(translator, "_once", lambda texts, options: asked.append(options) or texts)
+    translator.translate(["a red shoe"], beams)
+    assert asked == [first, *translation.ATTEMPTS[1:]]
 
 
 def test_translations_keep_their_order_whatever_their_length(marian: Path) -> None:

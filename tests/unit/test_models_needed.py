@@ -122,10 +122,11 @@ def test_the_seed_recipe_says_what_the_script_did() -> None:
     assert (segmentation.weights, segmentation.points_per_side, segmentation.choice) == ("sam-vit-h", 32, "seed")
     assert (background.weights, background.scheduler) == ("dreamshaper-8", "published")
     assert (background.guidance, background.steps, background.strength) == (15, 20, 0.9)
+    assert background.resolution == "native"
     assert background.prompt == "an object in a smooth background, smooth texture, realistic"
     assert background.negative_prompt == "ugly, extra items"
     assert (caption.weights, caption.prompt, caption.source) == ("blip2-opt-2.7b", "", "image")
-    assert caption.languages == ("en", "ru")
+    assert (caption.languages, caption.translation_beams) == (("en", "ru"), "published")
     assert "opus-mt-en-ru" in weights_of(recipe)
 
 

@@ -75,8 +75,9 @@ class Blip2Model:
         return (_section(recipe).source,)
 
     @property
-    def max_batch(self) -> None:
-        """Leave it to the settings."""
+    def max_batch(self) -> int | None:
+        """Fill a GPU; leave a CPU to the settings."""
+        return self._section.gpu_batch if getattr(self._device, "type", "cpu") == "cuda" else None
 
     def load(self, device: str, threads: int) -> None:
         """Read the weights and describe one grey square. Raises `ModelMissingError`, `ModelCorruptError`, `UsageError`."""
@@ -110,7 +111,7 @@ class Blip2Model:
     def bucket(self, item: Prepared) -> Hashable:
         """Share a batch among pictures that are asked for in the same way."""
         settings = item.settings
-        return settings.prompt, settings.max_tokens, settings.beams, settings.stop_words
+        return settings.prompt, settings.max_tokens, settings.beams, settings.translation_beams, settings.stop_words
 
     def infer(self, batch: Sequence[Prepared]) -> list[Described]:
         """Describe every picture, again with changed settings where a guard objects, and translate."""
@@ -127,7 +128,7 @@ class Blip2Model:
                 break
         english = [item.captions[SOURCE_LANGUAGE] for item in done]
         for language, translator in self._translators.items():
-            texts, wrong = translator.translate(english)
+            texts, wrong = translator.translate(english, settings.translation_beams)
             for item, text, faults in zip(done, texts, wrong, strict=True):
                 item.captions[language] = text
                 item.faults += faults

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import langcodes
 import torch
 import transformers
 
 from shared.errors import ModelCorruptError, UsageError
-from workers.captioning.guards import loops, translation_faults
+from workers.captioning.guards import translation_faults
 from workers.captioning.weights import check_whole, reading
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ PROBES: Mapping[str, tuple[str, ...]] = {
     "fr": ("rouge", "blanc"),
     "es": ("roj", "blanc"),
 }
-"""Parts of words that any right translation of `SENTENCE` holds, by language."""
+"""Parts of words that any right translation of `SENTENCE` holds, by language; of others only loops, untranslated and foreign letters are told."""
 MAX_TOKENS = 200
 _NEAR = 5
 # CLDR's distance of languages up to which a model's variant of one is taken for it (Bokmål for Norwegian, but no Danish).
@@ -52,16 +52,22 @@ class Translator:
         self._model = model.to(device).eval().requires_grad_(False)
         self._target = target_token(self._tokenizer.supported_language_codes, weights, language)
         # A model of one's own may know other words.
-        if language in PROBES and weights.rpartition("/")[2].startswith("opus-mt-"):
-            self._probe(weights, PROBES[language])
+        if weights.rpartition("/")[2].startswith("opus-mt-"):
+            self._probe(weights, PROBES.get(language, ()))
 
     @torch.inference_mode()
-    def translate(self, texts: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-        """Return the translations, in order, and what is still wrong with each after `ATTEMPTS`."""
+    def translate(
+        self, texts: Sequence[str], beams: int | Literal["published"] = 1
+    ) -> tuple[list[str], list[list[str]]]:
+        """Return the translations, in order, and what is still wrong with each after `ATTEMPTS`.
+
+        The first attempt is with so many `beams`, or with as many as the weights come with.
+        """
+        first: Mapping[str, Any] = {} if beams == "published" else {"num_beams": beams}
         done = [""] * len(texts)
         faults: list[list[str]] = [[] for _ in texts]
         waiting = [i for i, text in enumerate(texts) if text.strip()]
-        for options in ATTEMPTS:
+        for options in (first, *ATTEMPTS[1:]):
             if not waiting:
                 break
             for i, text in zip(waiting, self._once([texts[i] for i in waiting], options), strict=True):
@@ -79,7 +85,7 @@ class Translator:
 
     def _probe(self, weights: str, parts: Sequence[str]) -> None:
         text = self._once([SENTENCE], ATTEMPTS[0])[0]
-        if loops(text) or not all(part in text.lower() for part in parts):
+        if translation_faults(text, SENTENCE, self.language) or not all(part in text.lower() for part in parts):
             msg = f"{weights} translates {SENTENCE!r} as {text[:80]!r}: its weights are damaged, fetch it again"
             raise ModelCorruptError(msg)
 

@@ -160,6 +160,10 @@ def load_engine(
             raise UsageError(f"{folder} is Kandinsky's decoder: its prior belongs in {folder / 'prior'}")
         if lora is not None:
             raise UsageError(f"{folder} is Kandinsky's, which takes no LoRA: leave background.lora out")
+        if section.resolution == "native":
+            raise UsageError(
+                f"{folder} is Kandinsky's, which makes multiples of 64 pixels: give background.resolution a number"
+            )
         first = read(diffusers.KandinskyV22PriorPipeline, prior, section, dtype)
         decoder = read(diffusers.KandinskyV22InpaintPipeline, folder, section, dtype)
         return KandinskyEngine(first, decoder, section, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from shared.recipe import LCM_LORAS
 
@@ -39,7 +39,7 @@ PRESETS: Mapping[str, Preset] = {
 class Settings:
     """How one batch is generated: a recipe's settings with the preset's in the gaps."""
 
-    resolution: int
+    resolution: int | Literal["native"]
     scheduler: str
     steps: int
     guidance: float
@@ -63,12 +63,19 @@ def settings(section: DiffusionBackground, native: int) -> Settings:
 
 RATIOS = (1 / 2, 9 / 16, 2 / 3, 3 / 4, 1.0, 4 / 3, 3 / 2, 16 / 9, 2.0)
 """Width by height of the buckets: few, so that batches fill."""
+LATENT = 8
+"""Pixels to a side of one latent."""
 UNIT = 64
 """Pixels that both sides are multiples of: latents of eight pixels, halved three times. Other sizes are padded inside the network, or refused."""
 
 
-def bucket(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """Return the width and height to generate for a frame: the nearest of `RATIOS`, of about `resolution` squared pixels."""
+def bucket(width: int, height: int, resolution: int | Literal["native"]) -> tuple[int, int]:
+    """Return the width and height to generate for a frame: the nearest of `RATIOS`, of about `resolution` squared pixels.
+
+    `native` gives the frame's own size, down to multiples of `LATENT` and at least `UNIT`.
+    """
+    if resolution == "native":
+        return max(UNIT, width - width % LATENT), max(UNIT, height - height % LATENT)
     ratio = min(RATIOS, key=lambda ratio: max(ratio * height / width, width / (ratio * height)))
     sides = (resolution * ratio**0.5, resolution / ratio**0.5)
     return max(UNIT, round(sides[0] / UNIT) * UNIT), max(UNIT, round(sides[1] / UNIT) * UNIT)
