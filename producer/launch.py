@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from producer.gpus import visible
+from shared.errors import UsageError
 from shared.keys import QUEUES
+from shared.plan import chosen
+from shared.recipe import Recipe
+from shared.settings import USUAL_THREADS
 
 if TYPE_CHECKING:
     from shared.keys import StageName
@@ -32,7 +36,22 @@ def worker_command(stage: StageName, settings: Settings, *, app: str = "workers.
     name = "-".join([stage, *_gpu(settings.device), str(os.getpid())]) + "@%h"
     queues = ",".join(queue for queue in QUEUES if queue.partition(".")[0] == stage)
     command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-n", name]
-    return [*command, "-P", "threads", "-c", str(settings.threads), "--without-gossip", "--without-mingle"]
+    return [*command, "-P", "threads", "-c", str(threads_for(stage, settings)), "--without-gossip", "--without-mingle"]
+
+
+def threads_for(stage: StageName, settings: Settings) -> int:
+    """Return the task threads of a stage's worker: as set, else twice the batch of the model that it is to load."""
+    if settings.threads:
+        return settings.threads
+    on_gpu = settings.device != "cpu" and bool(visible())
+    batch = settings.max_batch
+    if batch is None and on_gpu:
+        try:
+            recipe = Recipe.load(settings.preload) if settings.preload else Recipe()
+            batch = chosen(recipe, stage).gpu_batch
+        except UsageError:  # the worker says so itself when it starts
+            batch = None
+    return 2 * batch if batch else USUAL_THREADS
 
 
 def _gpu(device: str) -> list[str]:

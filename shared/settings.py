@@ -26,6 +26,12 @@ def _cache_dir() -> Path:
         return Path(tempfile.gettempdir()) / "vitrina"
 
 
+USUAL_BATCH = 8
+"""Of a model that names no largest batch of its own."""
+USUAL_THREADS = 8
+"""Of a worker without a GPU."""
+
+
 class Settings(BaseSettings):
     """Everything an operator can set."""
 
@@ -66,10 +72,10 @@ class Settings(BaseSettings):
     """Seconds between two looks for items that the broker has lost. Each look reads the messages of all queues, which windows keep to a few thousand."""
 
     # workers
-    threads: int = Field(default=8, ge=1)
-    """Task threads of one worker: two to four times the batch keeps the model fed."""
-    max_batch: int = Field(default=8, ge=1)
-    """Largest batch handed to a model."""
+    threads: int | None = Field(default=None, ge=1)
+    """Task threads of one worker. None is twice the batch, so that one is made ready while another is at work; 8 where neither is set and there is no GPU."""
+    max_batch: int | None = Field(default=None, ge=1)
+    """Largest batch handed to a model. None leaves it to the model: 8 on a CPU, what fills it on a GPU."""
     batch_deadline: float = Field(default=600, gt=0)
     """Seconds after which a batch means a wedged device, and the worker exits non-zero."""
     task_deadline: float = Field(default=1800, gt=0)

@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from shared.errors import OutOfMemoryError, StageFailedError, VitrinaError
+from shared.settings import USUAL_BATCH
 from workers import metrics
 from workers.batcher import Batcher, HandedBackError, is_out_of_memory
 
@@ -85,7 +86,7 @@ class LoadedModels:
                 batcher = Batcher(
                     self._counted(model),
                     model.bucket,
-                    max_batch=min(self.settings.max_batch, model.max_batch or self.settings.max_batch),
+                    max_batch=min(filter(None, (self.settings.max_batch, model.max_batch)), default=USUAL_BATCH),
                     deadline=self.settings.batch_deadline,
                 )
                 self._models[identity] = model, batcher

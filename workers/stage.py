@@ -70,7 +70,7 @@ class Model(Protocol[Input, Output]):
 
     @property
     def max_batch(self) -> int | None:
-        """Largest batch that makes this model faster, known once loaded; None leaves it to the settings."""
+        """Largest batch that makes this model faster, known once loaded; None leaves it to the settings, or to `USUAL_BATCH`."""
         ...
 
     def prepare(self, work: Work) -> Input:

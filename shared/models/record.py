@@ -30,7 +30,7 @@ class Model(ABC):
     size: int
     """Bytes to fetch; 0 where not known."""
     memory: int
-    """Bytes that a worker needs beside its own libraries, on its device, at the default batch; 0 where not known."""
+    """Bytes that a worker needs beside its own libraries, on its device, at a batch of eight; 0 where not known."""
     starter: bool = False
     """Belongs to the set that `vitrina models fetch` brings without being told which."""
     also: tuple[str, ...] = ()

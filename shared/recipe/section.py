@@ -30,6 +30,9 @@ class ModelSection(Section):
     item_fields: ClassVar[tuple[str, ...]] = ()
     """Fields of a manifest's rows that this choice looks at, and that therefore tell its outputs apart."""
 
+    gpu_batch: ClassVar[int | None] = None
+    """Largest batch that makes this choice faster on a GPU; None where it does not run on one."""
+
     model: str
     """The choice's name; each section narrows it to its own."""
 

@@ -50,16 +50,22 @@ class SuppliedSegmentation(ModelSection):
 class SamSegmentation(ModelSection):
     """Segment Anything: every mask of the photo is found, and the product's chosen among them."""
 
-    loads: ClassVar[tuple[str, ...]] = ("weights", "precision", "prior")
+    loads: ClassVar[tuple[str, ...]] = ("weights", "precision", "prior", "compile")
 
     item_fields: ClassVar[tuple[str, ...]] = ("points", "box")
 
+    gpu_batch: ClassVar[int | None] = 16
+    # A photo is 6 TFLOP in the largest encoder: sixteen are work enough for any GPU, and more would only make the first one wait.
+
     model: Literal["sam"]
     weights: Weights = "sam-vit-h"
-    """`sam-vit-h`, `sam-vit-l`, `sam-vit-b`, or a checkpoint of one of the three in segment-anything's own layout (`.pth`, `.safetensors`): its path,
+    """`sam-vit-h`, `sam-vit-l`, `sam-vit-b`, or a checkpoint of one of the three in segment-anything's own layout (`.pth`, `.safetensors`).
 
-    its https address, or where it lies on the hub (`owner/name@revision`, with `:file` where there are several)."""
+    A checkpoint is given by its path, its https address, or where it lies on the hub (`owner/name@revision`, with `:file` where there are several).
+    """
     precision: Precision = "auto"
+    compile: bool = False
+    """Compile the image encoder (`torch.compile`): a slow start, then faster."""
     use_alpha: bool = True
     """A photo that already has a meaningful alpha channel is cut out by it, unless the manifest gives points or a box."""
     points_per_side: int = Field(default=16, ge=1, le=64)

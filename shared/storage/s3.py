@@ -40,6 +40,8 @@ AT_ONCE = 32
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _EXISTS = {"412", "PreconditionFailed"}
 _CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}
+MOST_THREADS = 128
+"""Task threads of a worker that was not told how many, see `Settings.threads`: connections to keep at most, none of which is opened for nothing."""
 # Another writer was at the same key; S3 asks to try again, for it may have written nothing.
 _NO_CONDITIONS = {"501", "NotImplemented"}
 _CONDITIONAL_TRIES = 5
@@ -313,7 +315,7 @@ def _new_client(settings: Settings) -> S3Client:
         connect_timeout=settings.s3_connect_timeout,
         read_timeout=settings.s3_read_timeout,
         # One too few, and it is made and closed again for each request.
-        max_pool_connections=max(AT_ONCE, 2 * settings.threads + 4),
+        max_pool_connections=max(AT_ONCE, 2 * (settings.threads or MOST_THREADS) + 4),
         proxies=proxies(settings.endpoint_url),
     )
     try:

@@ -11,6 +11,7 @@ from made_captions import LIMITS, cut_short, damage, work
 
 from shared.errors import ModelCorruptError
 from shared.recipe import Recipe, VlmCaption
+from workers.batcher import Batcher
 from workers.captioning import vlm as module
 from workers.captioning.vlm import VlmModel
 from workers.random_models.language import save_vlm
@@ -68,6 +69,26 @@ def answer_with(
 
     monkeypatch.setattr(vlm, "_answer", answer)
     return seen
+
+
+def test_one_bad_item_never_spoils_its_batch(vlm: VlmModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that the model cannot take fails its own item; its neighbours are answered."""
+    recipe = asked_for()
+    good = json.dumps({"en": MUG, "ru": RUSSIAN})
+
+    def answer(talks: Sequence[list[dict[str, Any]]], _: int) -> list[str]:
+        if any("bad" in talk[0]["content"][1]["text"] for talk in talks):
+            raise RuntimeError("no such word")
+        return [good] * len(talks)
+
+    monkeypatch.setattr(vlm, "_answer", answer)
+    titles = ("mug", "bad", "mug", "mug")
+    items = [vlm.prepare(work(recipe, seed, fields={"title": title})) for seed, title in enumerate(titles)]
+    batcher: Batcher[Any, Any] = Batcher(vlm.infer, vlm.bucket, max_batch=8, deadline=600)
+    ends = [future.exception() or future.result() for future in [batcher.submit(item) for item in items]]
+    batcher.close()
+    assert [isinstance(end, Exception) for end in ends] == [False, True, False, False]
+    assert "no such word" in str(ends[1])
 
 
 def test_an_answer_that_cannot_be_used_is_asked_for_once_more(vlm: VlmModel, monkeypatch: pytest.MonkeyPatch) -> None:

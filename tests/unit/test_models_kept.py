@@ -138,3 +138,17 @@ def test_a_worker_that_shuts_down_loads_nothing() -> None:
         loaded.get(GOOD)
     assert not shelf.loaded
     loaded.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "own", "taken"), [(None, None, 8), (None, 64, 64), (32, None, 32), (32, 64, 32), (32, 1, 1)]
+)
+def test_a_batch_is_as_large_as_model_and_operator_let_it(
+    monkeypatch: pytest.MonkeyPatch, asked: int | None, own: int | None, taken: int
+) -> None:
+    """The model knows what fills its device; the operator can only lower it."""
+    monkeypatch.setattr(InstantModel, "max_batch", own)
+    loaded = LoadedModels("captioning", Settings(max_batch=asked), make=Shelf())
+    _, batcher = loaded.get(GOOD)
+    assert batcher._max_batch == taken
+    loaded.close()

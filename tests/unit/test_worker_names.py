@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from producer.launch import worker_command
+from producer.launch import threads_for, worker_command
+from producer.recipes import find_recipe
+from shared.keys import STAGES
 from shared.settings import Settings
 
 
@@ -45,3 +47,19 @@ def test_a_gpu_goes_by_its_number_on_the_machine(gpus: Path, monkeypatch: pytest
     ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert name("auto") == "captioning"
+
+
+def test_a_worker_has_twice_as_many_threads_as_its_batch(gpus: Path) -> None:
+    """Of the model that it is to load, where nobody says otherwise; a CPU has few."""
+    recipe = find_recipe("production")
+    on_gpu = Settings(preload=recipe)
+    assert [threads_for(stage, on_gpu) for stage in STAGES] == [32, 32, 128]
+    assert threads_for("captioning", Settings(preload=recipe, max_batch=4)) == 8
+    assert threads_for("captioning", Settings(preload=recipe, max_batch=4, threads=5)) == 5
+    assert threads_for("captioning", Settings(preload=recipe, device="cpu")) == 8
+    assert threads_for("captioning", Settings()) == 8
+    command = worker_command("captioning", on_gpu)
+    assert command[command.index("-c") + 1] == "128"
+    assert threads_for("captioning", Settings(preload=gpus.parent / "gone.yaml")) == 8
+    gpus.unlink()
+    assert threads_for("captioning", on_gpu) == 8

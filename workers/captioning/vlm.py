@@ -68,8 +68,9 @@ class VlmModel:
         return (_section(recipe).source,)
 
     @property
-    def max_batch(self) -> None:
-        """Leave it to the settings."""
+    def max_batch(self) -> int | None:
+        """Fill a GPU; leave a CPU to the settings."""
+        return self._section.gpu_batch if getattr(self._device, "type", "cpu") == "cuda" else None
 
     def load(self, device: str, threads: int) -> None:
         """Read the weights and answer about one grey square. Raises `ModelMissingError`, `ModelCorruptError`."""
