@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from shared.storage import Stat, Storage
 
 REPORT_ITEMS = 5000
-"""Cards in a report unless asked for more: about 165 MB of page."""
-SIDE, LARGE_SIDE = 192, 288
-"""Pixels of a thumbnail's longer side: the steps', and the result's, which is shown at about that size."""
+"""Cards in a report unless asked for more: about 200 MB of page."""
+SIDE, LARGE_SIDE = 256, 288
+"""Pixels of a thumbnail's longer side: the steps', which are shown small and large, and the result's, which is shown at about that size."""
 READERS = 8
 """Items read at once: storage answers slower than a thumbnail is made."""
 PORTION = 64
