@@ -37,7 +37,7 @@ LADDERS: dict[str, Callable[[Bench, Size, Path], Ladder]] = {
     "inpaint": inpaint.ladder,
 }
 """The hungriest last: it has what the others leave."""
-ITEMS = {"sam": "images", "caption": "images", "translate": "sentences", "inpaint": "images"}
+ITEMS = {"sam": "images", "caption": "captions", "translate": "sentences", "inpaint": "images"}
 SHARES = {"sam": 3, "caption": 2, "translate": 1, "inpaint": 4}
 """Of the time, which reading weights and compiling take most of."""
 MINUTES = 8.5

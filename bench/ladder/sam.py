@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from bench.ladder.timing import compiled
-from bench.ladder.ways import BATCH, Ladder, Way, set_by
+from bench.ladder.ways import Ladder, Way, set_by, usual_batch
 from shared.recipe import Recipe, SamSegmentation
 from workers.random_models.sam import TINY_SIDE, build_sam
 from workers.segmentation.sam import generator as generation
@@ -99,13 +99,13 @@ def discs(count: int, side: int) -> torch.Tensor:
 
 
 def ladder(bench: Bench, size: Size, folder: Path) -> Ladder:
-    """Return the ways, and the work around the networks as a note."""
+    """Return the ways, the original's first, and the work around the networks as a note. What compiles comes last: time may not last for it."""
     full = size == "full"
     side = 1024 if full else TINY_SIDE
     many, few = (32, 16) if full else (8, 4)
-    usual = BATCH[size]
-    counts = (1, usual, 16) if full else (1, usual)
     section = SamSegmentation(model="sam", points_per_side=few)
+    usual = usual_batch(SamSegmentation, size)
+    counts = (1, 8, usual) if full else (1, usual)
     photo = _photo(side)
     views = cut(photo, side, 0)
     model = build_sam(size=size)
@@ -131,34 +131,34 @@ def ladder(bench: Bench, size: Size, folder: Path) -> Ladder:
             name=f"ours, {few}² points, batch of {count}",
             items=count,
             do=partial(run, count, few),
-            settings=set_by(size, count),
+            settings=set_by(count, usual),
             flops=flops(few),
             parts=parts if count == usual else {},
         )
         for count in counts
     ]
-    most = counts[-1]
     ways += [
         Way(
-            name=f"ours, {few}² points, batch of {most}, encoder compiled",
-            items=most,
-            do=partial(run, most, few),
-            within=partial(compiled, networks.encoder),
-            flops=flops(few),
-        ),
-        Way(
-            name=f"ours, {few}² points, batch of {most}, {4 * generation.POINTS} points decoded together",
-            items=most,
-            do=partial(run, most, few),
+            name=f"ours, {few}² points, batch of {usual}, {4 * generation.POINTS} points decoded together",
+            items=usual,
+            do=partial(run, usual, few),
             within=partial(mock.patch.object, generation, "POINTS", 4 * generation.POINTS),
             flops=flops(few),
         ),
         Way(
-            name=f"ours, {many}² points, batch of {most}",
-            items=most,
-            do=partial(run, most, many),
-            settings=set_by(size, most, f"points_per_side: {many}"),
+            name=f"ours, {many}² points, batch of {usual}",
+            items=usual,
+            do=partial(run, usual, many),
+            settings=set_by(usual, usual, f"points_per_side: {many}"),
             flops=flops(many),
+        ),
+        Way(
+            name=f"ours, {few}² points, batch of {usual}, encoder compiled",
+            items=usual,
+            do=partial(run, usual, few),
+            within=partial(compiled, networks.encoder),
+            settings=set_by(usual, usual, "compile: true"),
+            flops=flops(few),
         ),
     ]
     return Ladder(ways=ways, note=lambda rate: _around(rate, ours, photo))

@@ -124,7 +124,7 @@ def count_flops(do: Callable[[], Any], items: int) -> float:
 
     with FlopCounterMode(display=False) as counter:
         do()
-    return counter.get_total_flops() / items
+    return float(counter.get_total_flops()) / items
 
 
 def matmul_rate(device: torch.device) -> float:

@@ -11,18 +11,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
+    from shared.recipe.section import ModelSection
     from workers.random_models.diffusion import Size
 
 DEFAULTS = "the defaults"
 """What a way is set by that is the product as it comes."""
-BATCH = {"full": 8, "tiny": 2}
-"""Items in a batch of the product as it comes, by the size that is measured; tiny takes fewer for its own sake."""
+TINY_BATCH = 2
+"""Items in a batch where tiny sizes are measured."""
 
 
-def set_by(size: Size, count: int, *recipe: str) -> str:
-    """Say what sets the product to batches of `count` and to some lines of a recipe."""
+def usual_batch(section: type[ModelSection], size: Size) -> int:
+    """Return how many items the product as it comes hands to a model on a GPU; tiny sizes make do with fewer."""
+    return (size == "full" and section.gpu_batch) or TINY_BATCH
+
+
+def set_by(count: int, usual: int, *recipe: str) -> str | None:
+    """Say what sets the product to batches of `count` and to some lines of a recipe. None where that is more than its `usual` batch, which is its largest."""
+    if count > usual:
+        return None
     parts = [f"`{line}`" for line in recipe]
-    parts += [f"`VITRINA_MAX_BATCH={count}`"] if count != BATCH[size] else []
+    parts += [f"`VITRINA_MAX_BATCH={count}`"] if count < usual else []
     return ", ".join(parts) or DEFAULTS
 
 

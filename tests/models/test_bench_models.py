@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).parents[2]
-FIGURES = ("sam_images", "inpaint_images", "caption_images", "translate_sentences")
+FIGURES = ("sam_images", "inpaint_images", "caption_captions", "translate_sentences")
 
 
 @pytest.fixture(scope="module")
