@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from producer.follow import Summary
@@ -33,6 +34,10 @@ KEPT = "vitrina:kept"
 
 class _StoppedError(Exception):
     """The keeper was told to stop amid a look."""
+
+
+class _StandbyError(Exception):
+    """Another keeper is the active one; it may have become so amid a look, when this one was held up for longer than it has the lease."""
 
 
 class Keeper:
@@ -73,31 +78,34 @@ class Keeper:
             self._app.close()
 
     def look(self, stop: threading.Event) -> None:
-        """Look at every job once, if this is the active keeper. Raises `BrokerError`."""
-        active = self._hold(stop)
-        if active != self.active:
-            log.info("active" if active else "standing by: another keeper is active", extra={"action": "keeper"})
-            self.active = active
-        if not active:
-            return
+        """Look at every job once, for as long as this is the active keeper. Raises `BrokerError`."""
+        with suppress(_StandbyError):
+            self._hold(stop)
+            self._look_at_all(stop)
+
+    def _look_at_all(self, stop: threading.Event) -> None:
         for job in self._jobs():
             self._hold(stop)
             try:
                 self._look_at(job, stop)
-            except (BrokerError, _StoppedError):
+            except (BrokerError, _StoppedError, _StandbyError):
                 raise
             except VitrinaError as error:
                 log.warning("job %s: %s", job, error, extra={"action": "keeper_failed", "job": job})
             except Exception:  # a fault in one job must not leave the others alone
                 log.exception("job %s", job, extra={"action": "keeper_failed", "job": job})
 
-    def _hold(self, stop: threading.Event) -> bool:
-        """Renew the lease, which a long look at one job must not cost."""
+    def _hold(self, stop: threading.Event) -> None:
+        """Take or renew the lease, which a long look at one job must not cost. Raises `_StandbyError` when another has it."""
         if stop.is_set():
             raise _StoppedError
         active = self._lease.acquire()
         self.looked = time.time()
-        return active
+        if active != self.active:
+            log.info("active" if active else "standing by: another keeper is active", extra={"action": "keeper"})
+            self.active = active
+        if not active:
+            raise _StandbyError
 
     def _jobs(self) -> list[str]:
         """Name the jobs the broker knows and, when it came back empty, those whose records lie where this keeper was told to look."""

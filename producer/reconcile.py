@@ -35,6 +35,10 @@ GRACE = 2
 """Looks over which an item must be in no queue: a worker that hands a message on holds it meanwhile, so that one would nearly do."""
 
 
+class _LookedAfterError(Exception):
+    """Another process looks after the job."""
+
+
 class Reconciler:
     """Looks after one job. Several may look at once: a lease lets one of them act."""
 
@@ -76,32 +80,42 @@ class Reconciler:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + self._every
-        if not self._lease.acquire():
+        try:
+            self._hold()
+            self._look(counts, partial(self._hold, meanwhile))
+        except _LookedAfterError:
             self._missing.clear()
-            return
+
+    def gather(self, counts: Counts) -> bool:
+        """Gather, for about as long as between two looks, what is left of a job that has ended; return whether that is all. Raises `BrokerError`."""
+        try:
+            self._hold()
+            return self._gatherer.look(counts, self._every, self._hold)
+        except _LookedAfterError:
+            return True
+
+    def _look(self, counts: Counts, meanwhile: Callable[[], None]) -> None:
         if not counts.known:
             log.warning(
                 "the broker came back empty: working job %s out again", self._job.id, extra={"action": "rebuild"}
             )
-            rebuild(self._job, self._destination, self._progress, partial(self._hold, meanwhile))
+            rebuild(self._job, self._destination, self._progress, meanwhile)
             counts = self._progress.counts()
         elif counts.done + counts.failed < counts.sent and self._looks_into_queues:
             # RabbitMQ keeps its messages itself, and lets nobody look.
-            self._send_again(counts.sent)
+            self._send_again(counts.sent, meanwhile)
         if counts.listed and counts.sent < counts.items:
             # Else its producer goes on by itself, or another with `submit --resume`.
             self._top_up(counts, meanwhile)
-        self._gatherer.look(counts, self._every, partial(self._hold, meanwhile))
+        self._gatherer.look(counts, self._every, meanwhile)
 
-    def gather(self, counts: Counts) -> bool:
-        """Gather, for about as long as between two looks, what is left of a job that has ended; return whether that is all. Raises `BrokerError`."""
-        return not self._lease.acquire() or self._gatherer.look(counts, self._every, partial(self._hold, lambda: None))
-
-    def _hold(self, meanwhile: Callable[[], object]) -> None:
-        self._lease.acquire()
+    def _hold(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Take or renew the lease. Raises `_LookedAfterError` when another process has it: it may have been held up for longer than it lasts."""
+        if not self._lease.acquire():
+            raise _LookedAfterError
         meanwhile()
 
-    def _top_up(self, counts: Counts, meanwhile: Callable[[], object]) -> None:
+    def _top_up(self, counts: Counts, meanwhile: Callable[[], None]) -> None:
         try:
             with self._feeding as lease:
                 if self._submitter is None or self._submitter.cursor != counts.sent:
@@ -112,13 +126,13 @@ class Reconciler:
                         self._destination,
                         window=self._window,
                         lease=lease,
-                        tick=lambda _: self._hold(meanwhile),
+                        tick=lambda _: meanwhile(),
                     )
                 self._submitter.top_up()
         except LeaseHeldError:
             self._submitter = None
 
-    def _send_again(self, sent: int) -> None:
+    def _send_again(self, sent: int, meanwhile: Callable[[], None]) -> None:
         unfinished = set(self._progress.unfinished(sent))
         flying = in_flight(self._client).get(self._job.id, set())
         now = time.monotonic()
@@ -127,8 +141,9 @@ class Reconciler:
         for first, indices in groupby(lost, lambda index: index // PAGE * PAGE):
             page = read_page(self._destination, self._job.id, first)
             items = [page[index - first] for index in indices]
+            meanwhile()  # the broker and the storage may have taken their time
             log.warning("sending %d lost items again", len(items), extra={"action": "send_again", "job": self._job.id})
-            self._publisher.publish(items, lambda: None)
+            self._publisher.publish(items, meanwhile)
             self.sent_again += len(items)
             for item in items:
                 self._missing.pop(item.index)

@@ -13,6 +13,7 @@ from made_jobs import Catalogue, unfed, wait_until
 from producer.follow import Summary
 from producer.keeper import KEPT, Keeper
 from producer.rebuild import rebuild
+from producer.reconcile import Reconciler
 from producer.repairs import retry
 from producer.sealing import read_failures
 from producer.session import Session, create_job
@@ -26,6 +27,7 @@ from shared.storage.memory import MemoryStorage
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from celery import Celery
     from redis import Redis
 
     from shared.settings import Settings
@@ -184,3 +186,61 @@ def test_a_job_that_is_worked_out_again_counts_as_before(catalogue: Catalogue, c
     after = session.progress.counts()
     assert replace(after, sent=before.sent, changed=before.changed) == before
     assert [bits.rstrip(b"\0") for bits in session.progress.outcome_bits()] == outcomes
+
+
+def test_a_keeper_that_was_held_up_leaves_the_rest_to_the_one_that_took_over(
+    settings: Settings, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds out before the next job, and amid one that takes long; when the other ends it goes on."""
+    client.flushdb()
+    stop, looked = threading.Event(), list[tuple[Keeper, str]]()
+    first, second = Keeper(settings), Keeper(settings)
+    monkeypatch.setattr(Keeper, "_jobs", lambda _: ["one", "two", "three"])
+
+    def held_up(keeper: Keeper, job: str, stop: threading.Event) -> None:
+        looked.append((keeper, job))
+        if keeper is first and job == "two":
+            client.delete("vitrina:lease:keeper")  # as when it has run out
+            second.look(stop)
+            keeper._hold(stop)
+            looked.append((keeper, "two to its end"))
+
+    monkeypatch.setattr(Keeper, "_look_at", held_up)
+    first.look(stop)
+    assert looked == [(first, "one"), (first, "two"), (second, "one"), (second, "two"), (second, "three")]
+    assert (first.active, second.active) == (False, True)
+    second._lease.release()
+    looked.clear()
+    monkeypatch.setattr(Keeper, "_look_at", lambda keeper, job, _: looked.append((keeper, job)))
+    first.look(stop)
+    assert looked == [(first, "one"), (first, "two"), (first, "three")]
+    assert first.active
+
+
+def test_a_job_that_another_looks_after_meanwhile_is_left_to_it(settings: Settings, app: Celery, client: Redis) -> None:
+    """Also in the midst of working out what the broker has forgotten."""
+    client.flushdb()
+    source, destination = MemoryStorage("photos"), MemoryStorage("out")
+    job = create_job(source, destination, Recipe())
+    items = ItemList.open(destination, job.id)
+    for page in range(2):
+        items.append([Photo(f"{page}/{number:04}.jpg", "etag") for number in range(PAGE)])
+    save_listed(destination, job.id, items.count)
+    progress = Progress(client, job.id)
+    reconciler = Reconciler(app, client, job, destination, settings)
+    lease = f"vitrina:lease:keeper:{job.id}"
+    pages: list[None] = []
+
+    def other_takes_over() -> None:
+        pages.append(None)
+        client.set(lease, "another")
+
+    time.sleep(settings.look_every)
+    reconciler.look(progress.counts(), other_takes_over)
+    assert (len(pages), progress.counts().known) == (1, False)
+    assert reconciler.gather(progress.counts())
+    client.delete(lease)
+    time.sleep(settings.look_every)
+    reconciler.look(progress.counts(), lambda: pages.append(None))
+    assert progress.counts().known
+    client.flushdb()
