@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from shared.jobs import Job
     from shared.progress import Counts
+    from shared.storage import Storage
 
 ROOT = Path(__file__).parents[1]
 KEYS = int(os.environ.get("KEYS", "1000000"))
@@ -56,8 +57,8 @@ CHAINS, ROUNDS = 3000, 3
 THREADS = 8
 HUGE = 100_000_000
 """Items of the job that is asked for its status."""
-LISTED = 20_000
-"""Objects in the S3 server that is listed."""
+LISTED, RENDERED = 20_000, 200_000
+"""Objects in the S3 server that is listed, and in the one whose answers are ready."""
 SAMPLE_SECONDS = 1.0
 BYTES, FILES = 40_000, 10
 """What an item's outputs take of a file system: four small objects with their metadata, each in blocks of 4 kB, and a folder."""
@@ -208,7 +209,7 @@ def status_ms(settings: Settings, folder: Path) -> float:
 
 
 def listing_rates(folder: Path, settings: Settings) -> dict[str, float]:
-    """Return keys per second: of an S3 server through us and through bare boto3, and of our own part on a synthetic source."""
+    """Return keys per second: of an S3 server through us and through bare boto3, of one whose answers are ready, and of our own part."""
     with S3Server(folder) as server:
         settings = settings.model_copy(update={"endpoint_url": server.url, **S3_KEYS})
         source = S3Storage.from_settings("s3://bench/photos", settings)
@@ -228,8 +229,22 @@ def listing_rates(folder: Path, settings: Settings) -> dict[str, float]:
         return {
             "ours": _rate(list_photos(source, destination)),
             "server": _rate(key for page in pages.paginate(Bucket="bench") for key in page["Contents"]),
+            "rendered": rendered_rate(settings, destination),
             "code": _rate(list_photos(open_storage("synthetic://200000", settings), destination)),
         }
+
+
+def rendered_rate(settings: Settings, destination: Storage) -> float:
+    """List a server in a process of its own that takes next to no time for an answer."""
+    command = [sys.executable, "-m", "bench.rendered", str(RENDERED)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            there = {"endpoint_url": f"http://127.0.0.1:{int(server.stdout.readline())}"}
+            source = S3Storage.from_settings("s3://bench/photos", settings.model_copy(update=there))
+            return _rate(list_photos(source, destination))
+        finally:
+            server.terminate()
 
 
 def _rate(rows: Iterable[object]) -> float:
@@ -290,7 +305,7 @@ def main() -> None:
         listing = listing_rates(folder, settings)
         print(
             f"listing           {listing['ours']:8.0f} keys/s of an S3 server that gives {listing['server']:.0f} to bare boto3; "
-            f"our own part {listing['code']:.0f}",
+            f"{listing['rendered']:.0f} of one whose answers are ready; our own part {listing['code']:.0f}",
             flush=True,
         )
         figures = {
@@ -304,6 +319,7 @@ def main() -> None:
             "images_per_second": round(KEYS / seconds, 1),
             "listing_keys_per_second": round(listing["ours"]),
             "listing_server_keys_per_second": round(listing["server"]),
+            "listing_rendered_keys_per_second": round(listing["rendered"]),
             "listing_code_keys_per_second": round(listing["code"]),
             "status_ms": round(status, 2),
             "export_rows_per_second": round(export),

@@ -6,7 +6,8 @@ import hashlib
 import re
 import secrets
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime
 from itertools import chain, islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 import boto3
 from botocore import exceptions as errors
 from botocore.config import Config
+from botocore.session import get_session
+from botocore.utils import parse_timestamp
 from urllib3.exceptions import HTTPError
 
 from shared.errors import (
@@ -37,11 +40,11 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32
 """Short requests on their way together: enough for a thousand a second where an answer takes 30 ms."""
+MOST_THREADS = 128
+"""Task threads of a worker that was not told how many, see `Settings.threads`: connections to keep at most, none of which is opened for nothing."""
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _EXISTS = {"412", "PreconditionFailed"}
 _CONFLICT = {"409", "ConditionalRequestConflict", "OperationAborted"}
-MOST_THREADS = 128
-"""Task threads of a worker that was not told how many, see `Settings.threads`: connections to keep at most, none of which is opened for nothing."""
 # Another writer was at the same key; S3 asks to try again, for it may have written nothing.
 _NO_CONDITIONS = {"501", "NotImplemented"}
 _CONDITIONAL_TRIES = 5
@@ -307,6 +310,15 @@ def proxies(endpoint: str | None) -> dict[str, str] | None:
     return {} if host in {"127.0.0.1", "localhost", "::1"} else None
 
 
+def parse_time(value: Any) -> datetime:
+    """Read a time as botocore does; those of a listing, which come a thousand an answer, without the guessing that was two thirds of it."""
+    with suppress(TypeError, ValueError):
+        time = datetime.fromisoformat(value)
+        if time.tzinfo is not None:  # else it may be no date at all, but seconds
+            return time
+    return parse_timestamp(value)
+
+
 def _new_client(settings: Settings) -> S3Client:
     config = Config(
         signature_version="s3v4",
@@ -319,7 +331,9 @@ def _new_client(settings: Settings) -> S3Client:
         proxies=proxies(settings.endpoint_url),
     )
     try:
-        session = boto3.session.Session()
+        core = get_session()
+        core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
+        session = boto3.session.Session(botocore_session=core)
         region = settings.s3_region or session.region_name or ("us-east-1" if settings.endpoint_url else None)
         key_id, secret = settings.access_key_id, settings.secret_access_key
         return session.client(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.utils import parse_timestamp
 from pydantic import SecretStr
 
 from producer.copying import Copied, copy_objects
@@ -26,7 +27,7 @@ from shared.errors import (
 )
 from shared.settings import Settings
 from shared.storage import MemoryStorage, Storage, open_storage
-from shared.storage.s3 import S3Storage
+from shared.storage.s3 import S3Storage, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -337,6 +338,21 @@ def test_a_conflict_of_two_writers_is_asked_again() -> None:
 
 
 @pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-28T12:00:00.000Z",
+        "2026-11-28T12:00:00+03:00",
+        "Sat, 28 Nov 2026 12:00:00 GMT",
+        "20261128",
+        1764331200.5,
+    ],
+)
+def test_times_are_what_botocore_reads(text: str | float) -> None:
+    """Those of a listing, of a header, and of seconds since 1970, whoever writes them."""
+    assert parse_time(text) == parse_timestamp(text)
+
+
 def test_what_is_no_regular_file_is_no_object(tmp_path: Path) -> None:
     """A pipe is not listed, and reading it waits for nobody."""
     storage = open_storage(str(tmp_path), Settings())
