@@ -111,7 +111,9 @@ def register(app: typer.Typer) -> None:
         ),
         feed: Path | None = typer.Option(None, help="The merchant's own feed, which gets our pictures and texts."),
         on: str = typer.Option("id", help="What the feed calls the manifest's id."),
-        language: str = typer.Option("en", help="Of the texts in a feed."),
+        language: str | None = typer.Option(
+            None, help="Of the texts in a feed: en for Google, ru for Yandex, unless told."
+        ),
         replace_texts: bool = typer.Option(False, "--replace-texts", help="Also where the feed has texts of its own."),
         keep_pictures: bool = typer.Option(
             False, "--keep-pictures", help="The feed's first picture becomes an additional one."

@@ -24,9 +24,10 @@ class Columns:
         if base_url is not None and urlsplit(base_url).scheme not in {"http", "https"}:
             raise UsageError(f"--base-url {base_url!r} is no web address: give one that begins with https://")
         self._base = base_url.rstrip("/") + "/" if base_url else None
-        self._languages = tuple(getattr(recipe.caption, "languages", ()))
+        self.languages: tuple[str, ...] = tuple(getattr(recipe.caption, "languages", ()))
+        """Of the captions."""
         self._kinds = ("mask", "cutout", *picture_kinds(recipe))
-        self.names = (*FIXED, *(f"caption_{language}" for language in self._languages), *self._kinds, "width", "height")
+        self.names = (*FIXED, *(f"caption_{language}" for language in self.languages), *self._kinds, "width", "height")
         """In the order of the columns."""
 
     def link(self, key: str) -> str:
@@ -45,7 +46,7 @@ class Columns:
             "reasons": ", ".join(result.reasons) or None,
             "stage": result.stage or None,
             "detail": result.detail or None,
-            **{f"caption_{language}": result.captions.get(language) for language in self._languages},
+            **{f"caption_{language}": result.captions.get(language) for language in self.languages},
             **{kind: self.link(result.outputs[kind]) if kind in result.outputs else None for kind in self._kinds},
             "width": width,
             "height": height,
