@@ -36,6 +36,7 @@ def worker_command(stage: StageName, settings: Settings, *, app: str = "workers.
     name = "-".join([stage, *_gpu(settings.device), str(os.getpid())]) + "@%h"
     queues = ",".join(queue for queue in QUEUES if queue.partition(".")[0] == stage)
     command = [sys.executable, "-m", "celery", "-A", app, "worker", "-Q", queues, "-n", name]
+    # Workers need not know of each other: gossip sends every event of each to all, and mingling asks all at each start and waits for them.
     return [*command, "-P", "threads", "-c", str(threads_for(stage, settings)), "--without-gossip", "--without-mingle"]
 
 
