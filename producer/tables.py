@@ -66,16 +66,19 @@ class Table:
             raise UsageError(
                 f"{self.name}: install vitrina[export] to read Parquet, or give a .csv or .jsonl file"
             ) from None
+        number = rows = 0
         try:
             with parquet.ParquetFile(path) as file:
                 taken = self._taken(file.schema_arrow.names)
                 if "key" not in taken:
                     raise UsageError(f"{self.name}: there must be a column `key`")
-                number = 0
                 for batch in file.iter_batches(batch_size=BATCH, columns=list(taken)):
+                    rows += len(batch)
                     for row in batch.to_pylist():
                         number += 1
                         yield number, {name: row[name] for name in taken if row[name] is not None}
+        except UnicodeDecodeError:
+            raise UsageError(f"{self.name}, rows {number + 1} to {rows}: {NOT_TEXT}") from None
         except ArrowInvalid as error:
             raise UsageError(f"{self.name}: not a Parquet file ({' '.join(str(error).split())[:200]})") from None
 

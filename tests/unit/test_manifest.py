@@ -184,6 +184,16 @@ def test_a_thousand_broken_rows_are_counted_rather_than_listed(tmp_path: Path) -
     assert len(str(caught.value)) < 1000
 
 
+def test_a_parquet_file_with_text_that_is_none_is_told(tmp_path: Path) -> None:
+    """Its writer may have said UTF-8 and meant another."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    keys = pyarrow.array([b"a.jpg", b"\xe9.jpg"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"key": keys}), tmp_path / "items.parquet")
+    with pytest.raises(UsageError, match="rows 1 to 2: not UTF-8"):
+        Manifest(tmp_path / "items.parquet").check()
+
+
 def test_every_wrong_line_of_json_is_told(tmp_path: Path) -> None:
     """Not the first alone; in whatever way it is wrong."""
     lines = [b'{"key": "a.jpg"}', b"{bad", b"[1]", b'{"key": "\xe9.jpg"}', b'{"id": "3"}']
