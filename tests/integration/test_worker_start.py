@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from made_jobs import ROOT, wait_until
+from made_jobs import ROOT, Catalogue, wait_until
+from PIL import Image
 
-from producer.embedded import free_port
+from producer.embedded import Broker, free_port
 from producer.launch import env_for
+from shared.broker import make_app
+from shared.connection import connect
+from shared.recipe import Recipe
 from shared.settings import Settings
 from workers.boot import Process
 from workers.testing import make_instant
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CELERY = Path(sys.executable).with_name("celery")
+ALPHA = Recipe.from_mapping({"segmentation": {"model": "none"}})
+"""Needs no weights."""
 
 
 @contextmanager
@@ -40,6 +46,25 @@ def started(settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[by
     finally:
         process.kill()
         process.wait()
+
+
+def test_the_shortest_command_of_celery_starts_a_worker(tmp_path: Path) -> None:
+    """Without a pool or a number of threads: the application knows them."""
+    with Broker(tmp_path / "broker") as broker, connect(Settings(broker=broker.url)) as client:
+        (tmp_path / "preload.json").write_bytes(ALPHA.to_json())
+        settings = Settings(broker=broker.url, preload=tmp_path / "preload.json")
+        app = make_app(settings)
+        catalogue = Catalogue(tmp_path, settings, app, client)
+        photo = Image.new("RGBA", (80, 60))
+        photo.paste((200, 30, 30, 255), (20, 15, 60, 45))
+        photo.save(catalogue.photos / "mug.png")
+        with started(settings, "-A", "workers.app", "worker", "-Q", "segmentation") as worker:
+            job = catalogue.submit(ALPHA)
+            progress = catalogue.progress(job)
+            wait_until(lambda: progress.counts().stages["segmentation"] or worker.poll() is not None)
+            assert worker.poll() is None
+        app.close()
+    assert {Path(name).name.partition("-")[0] for name in catalogue.outputs()} == {"cutout", "mask"}
 
 
 def test_a_pool_that_would_hang_is_refused() -> None:
