@@ -30,7 +30,7 @@ def _segmentation(section: ModelSection, settings: Settings, limits: dict[str, i
     if isinstance(section, SamSegmentation):
         from workers.segmentation.sam.model import SamModel
 
-        return SamModel(section, settings.models_dir, **limits)
+        return SamModel(section, settings.models_dir, **limits, max_batch=settings.max_batch)
     if section.model == "saliency":
         from workers.segmentation.saliency import SaliencyModel
 
@@ -46,7 +46,7 @@ def _inpainting(section: ModelSection, settings: Settings, limits: dict[str, int
     if isinstance(section, DiffusionBackground):
         from workers.inpainting.diffusion.model import DiffusionModel
 
-        return DiffusionModel(section, settings.models_dir, **limits)
+        return DiffusionModel(section, settings.models_dir, **limits, max_batch=settings.max_batch)
     from workers.inpainting import BACKGROUNDS
 
     return BACKGROUNDS[section.model](**limits) if section.model in BACKGROUNDS else None

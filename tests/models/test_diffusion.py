@@ -17,7 +17,7 @@ from shared.errors import ModelCorruptError, RecipeError, UsageError
 from shared.recipe import DiffusionBackground, Recipe
 from workers.inpainting.diffusion import engine as engines
 from workers.inpainting.diffusion.engine import Engine, KandinskyEngine, load_engine, scheduler_for
-from workers.inpainting.diffusion.pipeline import generators_for
+from workers.inpainting.diffusion.pipeline import generators_for, place
 from workers.inpainting.diffusion.presets import PRESETS, bucket, settings
 from workers.inpainting.diffusion.prompts import prompt_for
 
@@ -149,7 +149,7 @@ def test_prompts_are_encoded_once(folders: dict[str, Path], monkeypatch: pytest.
 
 
 @slow_start
-@pytest.mark.parametrize("options", [{"tiling": True}, {"offload": "model"}, {"precision": "bfloat16"}])
+@pytest.mark.parametrize("options", [{"tiling": True}, {"precision": "bfloat16"}])
 @pytest.mark.parametrize("name", ["9 channels", "xl", "kandinsky"])
 def test_memory_settings_change_how_and_not_what(folders: dict[str, Path], name: str, options: dict[str, Any]) -> None:
     """The same picture from the same seed, exactly; in half precision roughly."""
@@ -157,6 +157,39 @@ def test_memory_settings_change_how_and_not_what(folders: dict[str, Path], name:
     loaded, _ = engine(folders[name], **options)
     one, two = (some.generate([request(1)], chosen)[0].rgb.astype(int) for some in (plain, loaded))
     assert np.abs(one - two).mean() <= (12 if "precision" in options else 0)
+
+
+class Recorded:
+    """A pipeline that notes how it is brought to its device."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, object]] = []
+
+    def to(self, device: object) -> None:
+        self.calls.append(("to", device))
+
+    def enable_model_cpu_offload(self, *, device: object) -> None:
+        self.calls.append(("model", device))
+
+    def enable_sequential_cpu_offload(self, *, device: object) -> None:
+        self.calls.append(("sequential", device))
+
+
+@pytest.mark.parametrize(
+    ("offload", "device", "call"),
+    [
+        ("none", "cuda:1", "to"),
+        ("model", "cuda:1", "model"),
+        ("sequential", "cuda:1", "sequential"),
+        ("model", "cpu", "to"),
+        ("sequential", "cpu", "to"),
+    ],
+)
+def test_offloading_is_to_the_workers_own_gpu(offload: Any, device: str, call: str) -> None:
+    """The library would take the first; a CPU has nothing to be offloaded to."""
+    pipeline = Recorded()
+    place(pipeline, DiffusionBackground(model="diffusion", offload=offload), torch.device(device))
+    assert pipeline.calls == [(call, torch.device(device))]
 
 
 @slow_start
@@ -282,6 +315,7 @@ def test_prompts_are_filled_without_trace_of_what_is_missing(fields: dict[str, s
             {"weights": "sdxl", "lora": "lcm-lora-sd15"},
             "lora lcm-lora-sd15 is for dreamshaper-8 and sd15, not for sdxl",
         ),
+        ({"weights": "kandinsky-2.2", "resolution": "native"}, "resolution native is for the Stable Diffusion family"),
         ({"lora": "lcm-lora-sd15", "steps": 60}, "at most 50 steps"),
         ({"scheduler": "lcm", "steps": 51}, "at most 50 steps"),
     ],

@@ -277,7 +277,35 @@ def test_a_worker_is_ready_once_its_network_is_compiled(folder: Path, monkeypatc
         lambda self, sample, *rest, **named: sizes.append(len(sample)) or hooked(self, sample, *rest, **named),
     )
     loaded(folder, compile=True, scheduler="ddim")
-    assert sizes == [2, 2, 4, 4]  # two steps each, every picture with and without its prompt
+    # Two steps each, every picture with and without its prompt: one, two, and the largest batch.
+    assert sizes == [2, 2, 4, 4, 16, 16]
+
+
+def test_a_largest_batch_that_does_not_fit_is_no_end_of_a_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batcher finds the one that does; a single picture that does not fit ends it."""
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)
+    fits = 4
+    forward = UNet2DConditionModel.forward
+
+    def cramped(self: Any, sample: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        if len(sample) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, sample, *rest, **named)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", cramped)
+    loaded(folder, compile=True)
+    fits = 1
+    with pytest.raises(torch.OutOfMemoryError):
+        loaded(folder, compile=True)
+
+
+def test_a_photo_can_be_generated_at_its_own_size(folder: Path) -> None:
+    """Down to multiples of eight, as the original script did it."""
+    model = loaded(folder, resolution="native")
+    item = model.prepare(work(folder, resolution="native"))
+    height, width = item.product.alpha.shape
+    assert item.size == (width - width % 8, height - height % 8)
+    assert model.infer([item])[0][0].rgb.shape == (item.size[1], item.size[0], 3)
 
 
 def test_one_bad_item_never_spoils_its_batch(folder: Path) -> None:

@@ -19,6 +19,7 @@ from workers.inpainting.finishing import finish_picture
 from workers.inpainting.framing import Framed, frame
 from workers.segmentation.u2net import SIDE, U2Net, normalize, to_tensor
 from workers.stage import Result
+from workers.warming import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -37,6 +38,8 @@ _VARIANT = 7_919
 _MAX_SEED = 2**31
 _CANVAS = 200
 # Grey level around a product that was set in a marketplace's frame: the model sees no photo there.
+_GPU_SIDE = 512
+# Side, in pixels, of the pictures of which `gpu_batch` fill a GPU.
 _SLACK = 0.02
 # Part of the picture's side within which a second segmentation may differ at the edge without the product having grown.
 
@@ -90,7 +93,7 @@ class Saliency(Protocol):
 class DiffusionModel:
     """Satisfies `workers.stage.Model`: pictures generated in batches around the product.
 
-    `saliency` looks for products that grew; None takes the starter model of segmentation.
+    `saliency` looks for products that grew; None takes the starter model of segmentation. `max_batch` is the operator's limit, where there is one.
     """
 
     name = "diffusion"
@@ -104,11 +107,14 @@ class DiffusionModel:
         *,
         max_bytes: int,
         max_pixels: int,
+        max_batch: int | None = None,
     ) -> None:
         self._section = section
         self._models_dir = models_dir
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._engine: Engine | KandinskyEngine | None = None
+        self._on_gpu = False
+        self._most = max_batch
         self._saliency: Saliency = saliency or U2Net(models_dir)
 
     def reads(self, recipe: Recipe) -> tuple[str, ...]:
@@ -117,8 +123,14 @@ class DiffusionModel:
         return ("source", "cutout")
 
     @property
-    def max_batch(self) -> None:
-        """Leave it to the settings: memory is the limit, and the batcher finds it."""
+    def max_batch(self) -> int | None:
+        """Fill a GPU; leave a CPU to the settings. Where memory is the limit, the batcher finds it."""
+        if not self._on_gpu or self._engine is None or self._section.gpu_batch is None:
+            return None
+        chosen = settings(self._section, self._engine.native).resolution
+        # Photos of their own size are commonly of a thousand pixels and more.
+        side = 2 * _GPU_SIDE if chosen == "native" else max(chosen, _GPU_SIDE)
+        return max(1, self._section.gpu_batch * _GPU_SIDE**2 // side**2)
 
     def load(self, device: str, threads: int) -> None:
         """Read the pipeline and generate one grey square. Raises `ModelMissingError`, `ModelCorruptError`, `UsageError`."""
@@ -131,17 +143,22 @@ class DiffusionModel:
         cv2.setNumThreads(1)  # `prepare` and `finish` already run in many threads
         folder, prior = self._folders()
         place = device_for(device)
+        self._on_gpu = place.type == "cuda"
         self._saliency.load(threads)
         lora = locate(self._section.lora, self._models_dir) if self._section.lora else None
         dtype = dtype_for(self._section.precision, place)
         self._engine = load_engine(folder, prior, self._section, place, dtype, lora=lora)
         chosen = settings(self._section, self._engine.native)
-        side = bucket(1, 1, chosen.resolution)
+        side = bucket(self._engine.native, self._engine.native, chosen.resolution)
         grey = np.full((side[1], side[0], 3), 127, np.uint8)
-        warm_up = Request(grey, np.ones(grey.shape[:2], np.float32), "warm-up", "", 0)
-        # A compiler takes the first size as it is and learns from the second that sizes vary: the third costs nothing.
-        for count in (1, 2) if self._section.compile else (1,):
-            self._engine.generate([warm_up] * count, replace(chosen, steps=2, strength=1.0))
+        request = Request(grey, np.ones(grey.shape[:2], np.float32), "warm-up", "", 0)
+        brief = replace(chosen, steps=2, strength=1.0)
+        engine = self._engine
+        warm_up(
+            lambda count: engine.generate([request] * count, brief),
+            compiled=self._section.compile,
+            limits=(self._most, self.max_batch),
+        )
 
     def prepare(self, work: Work) -> Prepared:
         """Decode, frame, and make what is generated from. Raises `PictureError`, `NoProductError`."""

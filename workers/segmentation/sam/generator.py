@@ -90,10 +90,10 @@ class Generator:
         with torch.inference_mode():
             self._positions = networks.prompts.get_dense_pe()[0].flatten(1).T.contiguous()
 
-    def warm_up(self) -> None:
-        """Look at one blank photo, so that the first real one does not wait for the device's preparations."""
+    def warm_up(self, count: int = 1) -> None:
+        """Look at blank photos, so that the first real ones do not wait for the device's preparations."""
         view = View(np.zeros((self.side, self.side, 3), np.uint8), (0, 0, self.side, self.side), (self.side, self.side))
-        self.everything([[view]], Grid(1, 0.0, 0.0, 1.0))
+        self.everything([[view]] * count, Grid(1, 0.0, 0.0, 1.0))
 
     @torch.inference_mode()
     def everything(self, photos: Sequence[Sequence[View]], grid: Grid) -> list[Masks]:

@@ -21,6 +21,7 @@ from workers.segmentation.sam.drawing import enlarge, flags, reduced, seed_matte
 from workers.segmentation.sam.prompts import Prompt
 from workers.segmentation.u2net import U2Net, normalize, to_tensor
 from workers.stage import Result
+from workers.warming import warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
 CHOICE_SIDE = 192
 """Pixels of the longer side at which masks are compared: which one is the product shows at any size, and finer only costs time."""
-GPU_BATCH = 16
-"""Photos. One is 6 TFLOP in the largest encoder: sixteen are work enough for any GPU, and more would only make the first one wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +54,18 @@ class SamModel:
 
     name = "sam"
 
-    def __init__(self, section: SamSegmentation, models_dir: Path, *, max_bytes: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        section: SamSegmentation,
+        models_dir: Path,
+        *,
+        max_bytes: int,
+        max_pixels: int,
+        max_batch: int | None = None,
+    ) -> None:
+        """`max_batch` is the operator's limit, where there is one."""
         self._section = section
+        self._most = max_batch
         self._models_dir = models_dir
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
@@ -70,9 +79,9 @@ class SamModel:
         return ("source",)
 
     @property
-    def max_batch(self) -> int:
+    def max_batch(self) -> int | None:
         """Fill a GPU; on a CPU a batch only makes the first photo wait for the last."""
-        return GPU_BATCH if self._on_gpu else 1
+        return self._section.gpu_batch if self._on_gpu else 1
 
     def load(self, device: str, threads: int) -> None:
         """Read the weights, of the prior too, and look at one blank photo. Raises `ModelMissingError`, `ModelCorruptError`."""
@@ -91,9 +100,10 @@ class SamModel:
             self._prior.load(1)  # likewise
         path = locate(self._section.weights, self._models_dir)
         # bfloat16 rather than float16: it has float32's range, so that nothing overflows in so deep an encoder.
-        networks = load(path, place, dtype_for(self._section.precision, place, half=torch.bfloat16))
+        precision = dtype_for(self._section.precision, place, half=torch.bfloat16)
+        networks = load(path, place, precision, compile=self._section.compile)
         self._generator = Generator(networks)
-        self._generator.warm_up()
+        warm_up(self._generator.warm_up, compiled=self._section.compile, limits=(self._most, self.max_batch))
 
     def prepare(self, work: Work) -> Photo:
         """Decode the photo and cut it into what the encoder looks at. Raises `PictureError`, `PromptError`."""

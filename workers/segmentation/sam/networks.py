@@ -114,10 +114,10 @@ class Networks:
     device: torch.device
 
 
-def load(path: Path, device: torch.device, precision: torch.dtype) -> Networks:
+def load(path: Path, device: torch.device, precision: torch.dtype, *, compile: bool = False) -> Networks:  # noqa: A002 - the recipe's word
     """Load a checkpoint in segment-anything's own layout; encoder and decoder compute in `precision`.
 
-    `path` is the file, or a folder that holds just one. Raises `ModelMissingError`, `ModelCorruptError`.
+    With `compile` the encoder, which is most of the work, is compiled at its first photos. `path` is the file, or a folder that holds just one. Raises `ModelMissingError`, `ModelCorruptError`.
     """
     file = _file(path)
     _check_published(file)
@@ -138,7 +138,10 @@ def load(path: Path, device: torch.device, precision: torch.dtype) -> Networks:
         raise ModelCorruptError(msg) from None
     # Prompts stay in single precision: half would move a point by a pixel.
     vit, prompts, decoder = (part.float().to(device).eval().requires_grad_(False) for part in (vit, prompts, decoder))
-    return Networks(Encoder(vit, precision), prompts, Decoder(decoder, precision), sizes, device)
+    encoder = Encoder(vit, precision)
+    if compile:
+        encoder.compile()
+    return Networks(encoder, prompts, Decoder(decoder, precision), sizes, device)
 
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
