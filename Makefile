@@ -34,7 +34,7 @@ up: models ## the embedded stack in the foreground
 test: models ## the whole test suite
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
-compose-test: $(VENV)/.ready ## a catalogue in containers while workers die and the broker restarts; needs Docker; PHOTOS=folder for yours
+compose-test: $(VENV)/.ready ## a catalogue in containers while workers die and the broker restarts, and every page; PHOTOS=folder; status 77 without Docker
 	$(BIN)/python tests/deploy/compose_job.py $(if $(PHOTOS),"$(PHOTOS)")
 
 faults: $(VENV)/.ready ## kill, stop, wipe, cut off and poison for 20 minutes, and count; SCENARIO=name for one

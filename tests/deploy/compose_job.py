@@ -3,28 +3,31 @@
 compose_job.py [PHOTOS]. Progress goes to standard error; the last line of standard output is one JSON object:
 
 - items, done, failed: as the job counts them; lost: items that are neither
-- finished: photos whose picture and caption lie in the bucket and can be read
+- finished: photos whose picture and caption lie in the bucket and can be read; looked_at: those whose mask, cut-out and picture were compared
 - producer_image_mb, worker_image_mb: what the images add to their base
 - rebuild_seconds: to build both again after a change of code
+- pages: the pages that were opened in a browser, by their pictures' names; or why there were none
+- skipped: alone, why nothing was done
+
+The exit status is 0 when everything is as promised, 1 when not, and 77 where there is no Docker.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import shutil
 import signal
 import sys
 import tempfile
-import urllib.error
-import urllib.request
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
+import numpy as np
+from compose_pages import look, no_browser
 from compose_stack import (
+    GPU,
     START_SECONDS,
     Stack,
     StackError,
@@ -40,8 +43,21 @@ from PIL import Image
 from producer.samples import write_samples
 from shared.keys import STAGES
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SKIPPED = 77
+"""Exit status of a test that could not be run, as automake and its heirs have it."""
+PRODUCER_MB = 250
+REBUILD_SECONDS = 15
+"""What images may add to their base, and what building them again may take."""
 ENOUGH = 160
 """Photos, so that the job still runs when everything has been done to it: half a minute on two cores."""
+LOOKED_AT = 8
+"""Photos, the first in order, whose files are compared with each other."""
+OPAQUE = 255
+JPEG_LEVELS = 4
+"""What encoding at quality 95 may change on average."""
 JOB_SECONDS = 1200
 KILL_WORKER = "import os; os.kill(int(open('/proc/1/task/1/children').read().split()[0]), 9)"
 """In a container: its first process is tini, which ends when the worker does."""
@@ -49,11 +65,12 @@ PICTURES = {".avif", ".bmp", ".gif", ".jpg", ".jpeg", ".png", ".tif", ".tiff", "
 
 
 def main(arguments: list[str]) -> int:
-    """Return 0 when every photo is in the catalogue, or when there is no Docker; 1 when not."""
+    """Run it, print what it found, and return the exit status."""
     absent = missing()
     if absent:
         say(f"skipped: {absent}. Install Docker with Compose 2, start it, and run this again")
-        return 0
+        sys.stdout.write(json.dumps({"skipped": absent}) + "\n")
+        return SKIPPED
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that everything is removed then too
     with tempfile.TemporaryDirectory(prefix="vitrina-compose-") as scratch:
         folder = Path(scratch)
@@ -66,8 +83,20 @@ def main(arguments: list[str]) -> int:
             say(f"failed: {error}")
             return 1
     sys.stdout.write(json.dumps(result) + "\n")
-    right = result["items"] == result["done"] == result["finished"] == photos and not result["lost"]
-    return 0 if right else 1
+    wrong = list(broken_promises(result, photos))
+    for promise in wrong:
+        say(f"failed: {promise}")
+    return 1 if wrong else 0
+
+
+def broken_promises(result: dict[str, Any], photos: int) -> Iterator[str]:
+    """Say what the figures should have been and are not."""
+    if not result["items"] == result["done"] == result["finished"] == photos or result["lost"]:
+        yield f"not every one of {photos} photos is in the catalogue"
+    if result["producer_image_mb"] >= PRODUCER_MB:
+        yield f"the producer's image adds {result['producer_image_mb']} MB to its base, not less than {PRODUCER_MB}"
+    if result["rebuild_seconds"] >= REBUILD_SECONDS:
+        yield f"a change of code takes {result['rebuild_seconds']} s to build, not less than {REBUILD_SECONDS}"
 
 
 def gather(folder: Path, source: Path | None) -> int:
@@ -91,6 +120,7 @@ def gather(folder: Path, source: Path | None) -> int:
 
 def run(stack: Stack, folder: Path, photos: int) -> dict[str, Any]:
     """Build, start, break and count."""
+    check_gpu(stack)
     stack.choose_images()
     say("building")
     stack.build()
@@ -98,25 +128,75 @@ def run(stack: Stack, folder: Path, photos: int) -> dict[str, Any]:
     copy.mkdir()
     seconds = rebuild_seconds(stack, copy, ("keeper", "segmentation"))
     say(f"built again after a change of code in {seconds:.1f} s; starting")
-    stack.compose("up", "--detach", "--wait", "--wait-timeout", str(START_SECONDS), seconds=START_SECONDS + 60)
-    check_flower(stack)
+    stack.up()
+    stack.up("prometheus", *(["grafana"] if stack.has_grafana else []))
     stack.producer("copy", "/photos", "s3://shop/photos", volume=f"{folder / 'photos'}:/photos:ro")
-    submitted = stack.producer("submit", "s3://shop/photos", "--out", "s3://shop/catalogue", "--json")
-    job = str(json.loads(submitted.strip().splitlines()[-1])["job"])
+    job = submit(stack, "s3://shop/photos", "s3://shop/catalogue")
     say(f"job {job} of {photos} photos")
     torment(stack, job, photos)
     until(lambda: ended(stack, job), "end of the job", seconds=JOB_SECONDS)
     counts = stack.status(job)
+    finished, looked_at = read_catalogue(stack, photos)
     return {
         "items": counts["items"],
         "done": counts["done"],
-        "finished": finished(stack, photos),
+        "finished": finished,
+        "looked_at": looked_at,
         "failed": counts["failed"],
         "lost": counts["items"] - counts["done"] - counts["failed"],
         "producer_image_mb": round(image_megabytes("vitrina/producer")),
         "worker_image_mb": round(image_megabytes("vitrina/worker-cpu")),
         "rebuild_seconds": round(seconds, 1),
+        "pages": open_pages(stack, folder),
     }
+
+
+def submit(stack: Stack, source: str, out: str) -> str:
+    """Submit a job and return its id."""
+    submitted = stack.producer("submit", source, "--out", out, "--json")
+    return str(json.loads(submitted.strip().splitlines()[-1])["job"])
+
+
+def open_pages(stack: Stack, folder: Path) -> list[str] | str:
+    """Make a few photos undisturbed, following them as the README says, and open every page there is; or say why not."""
+    job = submit(stack, "s3://shop/photos/0", "s3://shop/calm")
+    told = stack.producer("status", job, "--watch")
+    counts = stack.status(job)
+    if not told.startswith(f"finished: {counts['items']} of {counts['items']} done"):
+        raise StackError(
+            f"`status --watch` ends with {told!r}, although {counts['done']} of {counts['items']} are done"
+        )
+    reports = folder / "reports"
+    reports.mkdir()
+    reports.chmod(0o777)  # the container writes as its own user
+    stack.producer("report", job, "--to", "/reports/report.html", volume=f"{reports}:/reports")
+    absent = no_browser()
+    if absent:
+        say(f"no page was opened: {absent}")
+        return absent
+    return look(stack, job, counts, reports / "report.html")
+
+
+def check_gpu(stack: Stack) -> None:
+    """Lay docker-compose.gpu.yml over the rest: every worker has all GPUs, its models and one /tmp, and nothing else loosens."""
+    plain, laid = stack.config(), stack.config(GPU)
+    for name in (*STAGES, "models"):
+        service = laid[name]
+        recipe = service["command"][-1]
+        if (service["image"], service["build"]["target"], recipe) != ("vitrina/worker-gpu", "worker-gpu", "production"):
+            raise StackError(f"{name} with GPUs is {service['image']} with {recipe}")
+        if [each.partition(":")[0] for each in service["tmpfs"]] != ["/tmp"]:  # noqa: S108 - of a container
+            raise StackError(f"{name} with GPUs has {service['tmpfs']}")
+        if any(service[kept] != plain[name][kept] for kept in ("read_only", "cap_drop", "security_opt")):
+            raise StackError(f"{name} with GPUs is less contained")
+        if name == "models":
+            continue
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        mounted = {each["source"]: each["target"] for each in service["volumes"]}
+        if (device["driver"], device["count"], device["capabilities"]) != ("nvidia", -1, ["gpu"]):  # -1: all
+            raise StackError(f"{name} asks for {device}")
+        if mounted != {"models": "/models", "gpus": service["environment"]["VITRINA_GPU_CLAIMS"]}:
+            raise StackError(f"{name} with GPUs mounts {mounted}")
 
 
 def torment(stack: Stack, job: str, photos: int) -> None:
@@ -151,50 +231,53 @@ def ended(stack: Stack, job: str) -> bool:
     return bool(stack.status(job)["finished"])
 
 
-def check_flower(stack: Stack) -> None:
-    """Ask Flower for its workers: it wants the password, and then shows one of each stage."""
-    address = f"http://127.0.0.1:{stack.settings['FLOWER_PORT']}/flower/workers?json=1"
-    try:
-        urllib.request.urlopen(address, timeout=10)
-    except urllib.error.HTTPError as error:
-        if error.code != HTTPStatus.UNAUTHORIZED:
-            raise StackError(f"Flower answers {error.code} to a caller without a password") from None
-    else:
-        raise StackError("Flower shows everything to a caller without a password")
-    login = base64.b64encode(stack.settings["VITRINA_FLOWER_AUTH"].encode()).decode()
-    asked = urllib.request.Request(address, headers={"Authorization": f"Basic {login}"})
-
-    def all_stages() -> bool:
-        with urllib.request.urlopen(asked, timeout=10) as answer:
-            workers = [each["hostname"] for each in json.load(answer)["data"]]
-        return sorted(name.partition("-")[0] for name in workers) == sorted(STAGES)
-
-    until(all_stages, "worker of each stage in Flower", seconds=60)
-
-
-def finished(stack: Stack, photos: int) -> int:
-    """Count the photos whose picture can be decoded and whose caption can be read."""
+def read_catalogue(stack: Stack, photos: int) -> tuple[int, int]:
+    """Count the photos whose picture can be decoded and whose caption can be read, and those of which everything was compared."""
     client = boto3.client(
         "s3",
-        endpoint_url=f"http://127.0.0.1:{stack.settings['S3_PORT']}",
+        endpoint_url=stack.url("s3"),
         region_name="us-east-1",
         aws_access_key_id=stack.settings["VITRINA_ACCESS_KEY_ID"],
         aws_secret_access_key=stack.settings["VITRINA_SECRET_ACCESS_KEY"],
     )
-    pictures, captions = set(), set()
+
+    def read(key: str) -> bytes:
+        return bytes(client.get_object(Bucket="shop", Key=key)["Body"].read())
+
+    files: dict[str, dict[str, str]] = {}
     for page in client.get_paginator("list_objects_v2").paginate(Bucket="shop", Prefix="catalogue/"):
         for found in page.get("Contents", ()):
             photo, _, name = found["Key"].removeprefix("catalogue/").rpartition("/")
-            if not name.startswith(("image-", "caption-")):
-                continue
-            data = client.get_object(Bucket="shop", Key=found["Key"])["Body"].read()
-            if name.startswith("image-"):
-                Image.open(io.BytesIO(data)).load()
-                pictures.add(photo)
-            elif json.loads(data)["captions"]["en"]:
-                captions.add(photo)
-    say(f"{len(pictures)} pictures and {len(captions)} captions of {photos} photos")
-    return len(pictures & captions)
+            files.setdefault(photo, {})[name.partition("-")[0]] = found["Key"]
+    finished = 0
+    for made in files.values():
+        if {"image", "caption"} <= made.keys():
+            Image.open(io.BytesIO(read(made["image"]))).load()
+            finished += bool(json.loads(read(made["caption"]))["captions"]["en"])
+    say(f"{finished} pictures with captions of {photos} photos")
+    some = sorted(photo for photo, made in files.items() if "cutout" in made)[:LOOKED_AT]
+    for photo in some:
+        parts = {kind: Image.open(io.BytesIO(read(files[photo][kind]))) for kind in ("mask", "cutout", "image")}
+        compare(photo, parts, Image.open(io.BytesIO(read(f"photos/{photo}"))))
+    return finished, len(some)
+
+
+def compare(photo: str, parts: dict[str, Image.Image], source: Image.Image) -> None:
+    """See that mask, cut-out and picture are of this photo: alike in size, with a product and something around it that shows the photo's pixels."""
+    sizes = {part.size for part in (*parts.values(), source)}
+    if len(sizes) > 1:
+        raise StackError(f"what was made of {photo} is of the sizes {sizes}")
+    mask = np.asarray(parts["mask"].convert("L"))
+    cutout = np.asarray(parts["cutout"].convert("RGBA")).astype(int)
+    if not (mask.max() > mask.min() and cutout[..., 3].max() > cutout[..., 3].min()):
+        raise StackError(f"mask or cut-out of {photo} is flat")
+    product = cutout[..., 3] == OPAQUE
+    original = np.asarray(source.convert("RGB")).astype(int)
+    picture = np.asarray(parts["image"].convert("RGB")).astype(int)
+    for name, shown in (("cut-out", cutout[..., :3]), ("picture", picture)):
+        off = float(np.abs(shown - original)[product].mean())
+        if off > JPEG_LEVELS:
+            raise StackError(f"the product in the {name} of {photo} is off by {off:.1f} levels of 255")
 
 
 if __name__ == "__main__":

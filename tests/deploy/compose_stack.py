@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 STANDINS = ROOT / "deploy" / "compose" / "standins.yml"
+GPU = ROOT / "docker-compose.gpu.yml"
 BUILD_SECONDS = 3600
 """torch and its libraries, over a slow line."""
 START_SECONDS = 600
@@ -81,7 +82,8 @@ class Stack:
     def __init__(self, folder: Path) -> None:
         """Write the settings of a new project into `folder`."""
         self.project = f"vitrina-test-{uuid.uuid4().hex[:8]}"
-        self.settings = {"S3_PORT": str(free_port()), "FLOWER_PORT": str(free_port())}
+        self.settings = {f"{name}_PORT": str(free_port()) for name in ("S3", "FLOWER", "PROMETHEUS", "GRAFANA")}
+        self.has_grafana = False
         self._file = folder / "compose.env"
         written = subprocess.run(
             ["sh", ROOT / "deploy" / "compose" / "env.sh"], capture_output=True, text=True, check=True
@@ -103,16 +105,23 @@ class Stack:
         }
 
     def choose_images(self) -> None:
-        """Take broker and S3 server from their registry, or the stand-ins where it does not answer."""
+        """Take what is not ours from its registry, or the stand-ins where it does not answer; Grafana has none."""
         try:
-            self.compose("pull", "--quiet", "broker", "s3", seconds=START_SECONDS)
+            self.compose("pull", "--quiet", "broker", "s3", "prometheus", "grafana", seconds=START_SECONDS)
+            self.has_grafana = True
         except StackError:
-            say("the images of broker and S3 server cannot be pulled: using deploy/compose/standins.yml")
+            say("the images of broker, S3 server and Prometheus cannot be pulled: using deploy/compose/standins.yml")
             self._files.append(STANDINS)
+
+    def config(self, *files: Path) -> dict[str, Any]:
+        """Return the services as Compose understands its files, with further ones laid over them."""
+        laid = [part for file in files for part in ("--file", file)]
+        written = self.compose(*laid, "--profile", "monitoring", "config", "--format", "json")
+        return dict(json.loads(written)["services"])
 
     def build(self) -> None:
         """Build each image once, although several services name it."""
-        services = json.loads(self.compose("config", "--format", "json"))["services"]
+        services = self.config()
         once = {service["image"]: name for name, service in services.items() if "build" in service}
         # One after the other: the classic builder makes what two of them share twice, and finds one of both again.
         for service in once.values():
@@ -145,6 +154,15 @@ class Stack:
             "up", "--detach", "--no-deps", "--no-recreate", "--no-build", "--scale", f"{service}={number}", service
         )
 
+    def up(self, *services: str) -> None:
+        """Start services, or all but the monitoring, and wait until they are well."""
+        wait = ("--wait", "--wait-timeout", str(START_SECONDS))
+        self.compose("up", "--detach", "--no-recreate", *wait, *services, seconds=START_SECONDS + 60)
+
+    def url(self, service: str, path: str = "") -> str:
+        """Return where this machine reaches a service."""
+        return f"http://127.0.0.1:{self.settings[f'{service.upper()}_PORT']}{path}"
+
     def logs(self, lines: int = 15) -> str:
         """Return the end of every service's log."""
         return self.compose("logs", "--no-color", "--tail", str(lines))
@@ -164,7 +182,17 @@ class Stack:
                 say(f"there are no logs: {also}")
         say("removing containers, networks and volumes")
         self.compose(
-            *("--profile", "producer", "down", "--volumes", "--remove-orphans", "--timeout", "30"),
+            *(
+                "--profile",
+                "producer",
+                "--profile",
+                "monitoring",
+                "down",
+                "--volumes",
+                "--remove-orphans",
+                "--timeout",
+                "30",
+            ),
             seconds=START_SECONDS,
         )
 
