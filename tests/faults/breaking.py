@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
@@ -146,15 +147,21 @@ def unreachable(folder: Path, *, items: int = 600, seconds: float = 60.0, silent
         recovered: list[float] = []
         through = 0
 
+        def mend() -> None:
+            nonlocal mended
+            change(yes=False)
+            mended = time.monotonic()
+
+        # By the clock, whoever may be waiting for an answer then.
+        mending = threading.Timer(seconds, mend)
+
         def act() -> None:
-            nonlocal cut, mended, through
+            nonlocal cut, through
             if not cut and session.progress.counts().done >= items // 3:
                 through = session.progress.counts().done
                 change(yes=True)
                 cut = time.monotonic()
-            elif cut and not mended and time.monotonic() > cut + seconds:
-                change(yes=False)
-                mended = time.monotonic()
+                mending.start()
             elif mended and not recovered and session.progress.counts().done > through + 10:
                 recovered.append(time.monotonic() - mended)
 
