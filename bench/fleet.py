@@ -6,6 +6,7 @@ import heapq
 import itertools
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.scaling import SYNC_SECONDS, Autoscaler, Formula
@@ -123,9 +124,9 @@ class Fleet:
             if warm:
                 stage.autoscaler.replicas = stage.autoscaler.rule.minimum
                 stage.workers = [Worker(0, ready=True) for _ in range(stage.autoscaler.rule.minimum)]
-            self._every(stage.autoscaler.rule.polling, number, lambda stage=stage: self._scale(stage, "poll"))
-            self._every(SYNC_SECONDS, number + 5, lambda stage=stage: self._scale(stage, "sync"))
-            self._every(EVERY_SECONDS, number, lambda stage=stage: self._show(stage))
+            self._every(stage.autoscaler.rule.polling, number, partial(self._scale, stage, "poll"))
+            self._every(SYNC_SECONDS, number + 5, partial(self._scale, stage, "sync"))
+            self._every(EVERY_SECONDS, number, partial(self._show, stage))
 
     def at(self, when: float, do: Callable[[], None]) -> None:
         """Do something at a time."""
@@ -217,7 +218,7 @@ class Fleet:
         stage.killed += len(photos)
         self._gone(stage, worker)
         for photo in photos:
-            self.at(self.now + REDELIVERY_SECONDS, lambda photo=photo: self._arrive(stage, photo))
+            self.at(self.now + REDELIVERY_SECONDS, partial(self._arrive, stage, photo))
 
     def _gone(self, stage: Stage, worker: Worker) -> None:
         if worker in stage.workers:
@@ -237,7 +238,7 @@ class Fleet:
                 worker.held = stage.take(self._assumed.batch)
                 worker.until = self.now + len(worker.held) / self._assumed.speed[stage.name]
                 worker.done = worker.until + self._assumed.transfer
-                self.at(worker.until, lambda worker=worker: self._computed(stage, worker))
+                self.at(worker.until, partial(self._computed, stage, worker))
 
     def _computed(self, stage: Stage, worker: Worker) -> None:
         photos, worker.held = worker.held, []

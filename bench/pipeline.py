@@ -16,6 +16,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from producer.embedded import Stack
 from producer.follow import follow
@@ -34,10 +35,13 @@ from shared.storage import Storage, open_storage
 from workers.registry import make_model
 from workers.stage import Model, Work
 
+if TYPE_CHECKING:
+    from shared.keys import StageName
+
 RECIPE = Recipe()
 
 
-def serial(models: dict[str, Model], source: Storage, destination: Storage) -> float:
+def serial(models: dict[StageName, Model[Any, Any]], source: Storage, destination: Storage) -> float:
     """Bring every photo through the three models, one after another; return seconds."""
     plan = Plan(RECIPE)
     start = time.perf_counter()

@@ -18,7 +18,7 @@ TINY_SIDE = 128
 
 def build_sam(*, size: Size = "tiny", seed: int = 0) -> Any:
     """Build a `Sam`, in evaluation mode; full size is ViT-H's."""
-    from segment_anything import sam_model_registry  # type: ignore[import-untyped] # noqa: PLC0415 - no types; heavy
+    from segment_anything import sam_model_registry  # noqa: PLC0415 - heavy
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import MaskDecoder  # type: ignore[import-untyped] # ships no types
+    from segment_anything.modeling import MaskDecoder
     from torch import Tensor
 
 

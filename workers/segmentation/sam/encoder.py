@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from segment_anything.modeling import ImageEncoderViT  # type: ignore[import-untyped] # ships no types
+    from segment_anything.modeling import ImageEncoderViT
     from torch import Tensor
 
 _MEAN = 123.675, 116.28, 103.53

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from segment_anything.utils.amg import (  # type: ignore[import-untyped] # ships no types
+from segment_anything.utils.amg import (
     batched_mask_to_box,
     build_point_grid,
     calculate_stability_score,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from segment_anything.modeling import (  # type: ignore[import-untyped] # ships no types
+from segment_anything.modeling import (
     ImageEncoderViT,
     MaskDecoder,
     PromptEncoder,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from segment_anything.utils.amg import generate_crop_boxes  # type: ignore[import-untyped] # ships no types
+from segment_anything.utils.amg import generate_crop_boxes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
