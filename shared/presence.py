@@ -20,12 +20,13 @@ GONE_SECONDS = 20
 
 # KEYS: the workers, the busy ones of the stage. ARGV: the name, whether it is busy; seconds for which a worker is remembered, and believed to be busy.
 # The time is the broker's, so that no machine's clock makes its workers look dead. Who counts the busy ones looks at nothing but their
-# number: the dead are dropped by whoever of the stage shows itself, and when nobody does, the set goes as a whole.
+# number: the dead are dropped by whoever of the stage shows itself, and when nobody does, the set goes as a whole. They are dropped first: a full
+# server refuses a script that begins with what may take memory, and an autoscaler would then take the workers that could empty it.
 _ANNOUNCE = """
 local now = tonumber(redis.call('TIME')[1])
-redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[4])
+redis.call('ZADD', KEYS[1], now, ARGV[1])
 if ARGV[2] == '1' then
   redis.call('ZADD', KEYS[2], now, ARGV[1])
   redis.call('EXPIRE', KEYS[2], ARGV[4])

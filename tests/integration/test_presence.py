@@ -94,3 +94,12 @@ def test_no_machines_clock_counts(alone: Settings, monkeypatch: pytest.MonkeyPat
         leave(client, STAGE, "late")
         assert busy(client) == 1
         assert present(client) == [f"{STAGE}@right"]
+
+
+def test_a_full_broker_still_counts_who_is_busy(alone: Settings) -> None:
+    """Else an autoscaler would take away the workers that could empty it, and `vitrina status` tell that there are none."""
+    with connect(alone) as client:
+        client.config_set("maxmemory", "1")
+        announce(client, STAGE, "own", busy=True)
+        assert busy(client) == 1
+        assert present(client) == [f"{STAGE}@own"]
