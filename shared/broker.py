@@ -10,6 +10,7 @@ from celery import Celery
 from kombu import Queue
 
 from shared.keys import QUEUES, STAGES
+from shared.settings import USUAL_THREADS
 
 if TYPE_CHECKING:
     from shared.settings import Settings
@@ -86,7 +87,7 @@ def make_app(settings: Settings) -> Celery:
         worker_eta_task_limit=1000,
         # One process has the model, and its threads hide reading and writing behind it. Celery's default forks, which no model survives.
         worker_pool="threads",
-        worker_concurrency=settings.threads or 8,  # where neither it nor the command line says
+        worker_concurrency=settings.threads or USUAL_THREADS,  # where neither it nor the command line says
         # A next step that cannot be published waits for the broker rather than being given up.
         task_publish_retry=True,
         task_publish_retry_policy={"max_retries": None, "interval_start": 0, "interval_step": 0.5, "interval_max": 3},
