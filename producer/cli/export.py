@@ -57,10 +57,16 @@ def target(path: Path | None) -> Iterator[IO[bytes]]:
 
 def read_keys(approved: Path) -> set[str]:
     """Read which photos a person has approved. Raises `UsageError`."""
-    keys = {row.get("key") for _, row in Table(approved, ("key",))}
-    if not keys or not all(isinstance(key, str) and key for key in keys):
-        raise UsageError(f"{approved} names no keys in every row: save it from the report, or make a table with `key`")
-    return {str(key) for key in keys}
+    keys = set()
+    for line, row in Table(approved, ("key",)):
+        key = row.get("key")
+        if not isinstance(key, str) or not key:
+            why = row.get("", "the key is missing")
+            raise UsageError(f"{approved}, line {line}: {why}: save it from the report, or make a table with `key`")
+        keys.add(key)
+    if not keys:
+        raise UsageError(f"{approved} names no keys: save it from the report, or make a table with `key`")
+    return keys
 
 
 def chosen(session: Session, only: set[str], approved: set[str] | None, passed: Counter[str]) -> Iterator[Result]:

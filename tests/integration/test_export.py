@@ -172,6 +172,10 @@ def test_what_a_person_approved_is_handed_over(made: Session, tmp_path: Path) ->
     approved.write_text("sku\n18\n")
     with pytest.raises(UsageError, match="`key`"):
         export(made, "--approved", str(approved))
+    approved = tmp_path / "approved.jsonl"
+    approved.write_text('{"key": "unsure.jpg"}\n{"key": ["unsure.jpg"]}\n')
+    with pytest.raises(UsageError, match="line 2: the key is missing"):
+        export(made, "--approved", str(approved))
 
 
 def test_a_feed_that_gets_nothing_is_a_failure_that_says_why(made: Session, tmp_path: Path) -> None:
