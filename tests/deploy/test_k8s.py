@@ -247,6 +247,9 @@ def test_a_gpu_worker_has_a_gpu_of_its_own() -> None:
             cpu = folder == "overlays/cpu"
             assert (gpus, keys) == ((None, []) if cpu else ("1", ["nvidia.com/gpu"])), pod
             assert container["image"].startswith("vitrina/worker-cpu:" if cpu else "vitrina/worker-gpu:"), pod
+            # How many photos it works on at once follows from its model: a number here would be wrong for some.
+            set_here = environment(container, rendered(folder))
+            assert not {"VITRINA_THREADS", "VITRINA_MAX_BATCH"} & (set() if cpu else set_here.keys()), pod
 
 
 def test_images_are_ours_with_a_version() -> None:
