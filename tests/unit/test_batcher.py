@@ -155,8 +155,8 @@ def test_memory_that_is_told_in_words_alone_halves_the_batch(
     model = Gate(fail)
     batcher = make(model)
     assert held(batcher, model, range(5)) == [2 * n for n in range(5)]
-    batcher.submit(9).result(10)
-    assert isinstance(make(lambda _: fail([1, 2])).submit(1).exception(10), OutOfMemoryError)
+    batcher.submit(9).result(60)
+    assert isinstance(make(lambda _: fail([1, 2])).submit(1).exception(60), OutOfMemoryError)
 
 
 def test_a_lost_device_ends_the_worker_rather_than_fail_its_queue(make: Callable[..., Batcher[int, int]]) -> None:
