@@ -2,103 +2,149 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from producer.results import read_kept
 from producer.sealing import read_failures
 from shared.errors import ItemError
 from shared.jobs import load_listed, read_pages
 from shared.keys import STAGES
 from shared.plan import Plan
-from shared.progress import Counts
+from shared.progress import Counts, Failure
 from shared.provenance import Provenance
 from shared.storage import in_parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from producer.results import Result
     from shared.jobs import Job
-    from shared.keys import StageName
     from shared.messages import Item
     from shared.progress import Progress
-    from shared.storage import Stat, Storage
+    from shared.storage import Storage
 
 
-Found = tuple["Item", dict["StageName", "Stat"]]
-"""An item and, of each stage that it is through, its last output."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What storage tells of an item."""
+
+    index: int
+    through: int = 0
+    """Stages it is through, from the first on."""
+    ran: bool = False
+    """Whether it is through all of them in this job, and not in an earlier one."""
+    review: bool = False
+    failure: Failure | None = None
 
 
 def survey(job: Job, destination: Storage) -> Iterator[list[Found]]:
-    """Look up what each item of a job has, in order, and yield a page of them at a time. Raises `StorageError`, `JobDamagedError`."""
+    """Look up how far each item of a job is, in order, and yield a page of them at a time. Raises `StorageError`, `JobDamagedError`.
+
+    Where the results of a page are kept, one request tells of all its items; else each takes one to three.
+    """
     plan = Plan(job.recipe)
 
     def look(item: Item) -> Found:
-        found: dict[StageName, Stat] = {}
         try:
             outputs = plan.outputs(item.key, item.etag, item.fields)
             # From the end, since most items have everything or nothing: what comes last says that the rest is there.
-            for stage in reversed(STAGES):
-                stat = destination.head(outputs.marker(stage))
-                if stat is not None:
-                    return item, dict.fromkeys(STAGES[: STAGES.index(stage) + 1], stat)
+            for through in range(len(STAGES), 0, -1):
+                stat = destination.head(outputs.marker(STAGES[through - 1]))
+                if stat is None:
+                    continue
+                if through < len(STAGES):
+                    return Found(item.index, through)
+                made = Provenance.from_metadata(stat.metadata)
+                return Found(item.index, through, ran=made.job == job.id, review=bool(made.reasons))
         except ItemError:
             pass  # its name was refused
-        return item, found
+        return Found(item.index)
 
     for page in read_pages(destination, job.id):
-        yield list(in_parallel(destination, look, page))
+        kept = read_kept(destination, page)
+        told = [_told(result) for result in kept] if kept else [None] * len(page)
+        asked = in_parallel(destination, look, [item for item, found in zip(page, told, strict=True) if found is None])
+        yield [found or next(asked) for found in told]
 
 
-def _made(found: Mapping[StageName, Stat]) -> Provenance | None:
-    """Tell what made an item, if it is through every stage."""
-    last = found.get(STAGES[-1])
-    return Provenance.from_metadata(last.metadata) if last else None
+def _told(result: Result) -> Found | None:
+    """Read a kept result; None where it does not say all."""
+    if result.outcome == "failed":
+        failure = Failure(result.index, result.key, result.stage, ", ".join(result.reasons), result.detail)
+        return Found(result.index, STAGES.index(result.stage) if result.stage in STAGES else 0, failure=failure)
+    if result.ran is None:
+        return None
+    return Found(result.index, len(STAGES), ran=result.ran, review=result.outcome == "needs_review")
 
 
-def rebuild(job: Job, destination: Storage, progress: Progress, meanwhile: Callable[[], object] = lambda: None) -> None:
+class _Tally:
+    """Counts what is found, a page at a time."""
+
+    def __init__(self, failed: Iterable[int] = ()) -> None:
+        """`failed` are items of which that is known before."""
+        self.items = 0
+        self._through = dict.fromkeys(STAGES, 0)
+        self._review = 0
+        self._ran = 0
+        self._failed = set(failed)
+
+    def add(self, page: Sequence[Found]) -> None:
+        """Count a page."""
+        self.items += len(page)
+        for number, stage in enumerate(STAGES):
+            self._through[stage] += sum(found.through > number for found in page)
+        self._review += sum(found.review for found in page)
+        self._ran += sum(found.ran for found in page)
+        self._failed.update(found.index for found in page if found.failure)
+        self._failed.difference_update(found.index for found in page if found.through == len(STAGES))
+
+    def counts(self, *, listed: bool) -> Counts:
+        """Return what was counted so far."""
+        done = self._through[STAGES[-1]]
+        return Counts(
+            items=self.items,
+            listed=listed,
+            stages=dict(self._through),
+            done=done,
+            needs_review=self._review,
+            failed=len(self._failed),
+            skipped=done - self._ran,
+        )
+
+
+def _nothing(_: Counts) -> None:
+    """Show nothing."""
+
+
+def rebuild(job: Job, destination: Storage, progress: Progress, tick: Callable[[Counts], object] = _nothing) -> None:
     """Fill in the progress of a job that the broker has forgotten; what is not finished is then for `catch_up`.
 
-    `meanwhile` is called for every page of items. Raises what it raises, `BrokerError` and `StorageError`.
+    `tick` is told what was found so far, for every page of items. Raises what it raises, `BrokerError` and `StorageError`.
     """
-    items = 0
+    tally = _Tally()
     for page in survey(job, destination):
-        meanwhile()
-        items = page[-1][0].index + 1
-        ends = [_made(found) for _, found in page]
+        tally.add(page)
+        tick(tally.counts(listed=False))
         progress.restore(
-            page[0][0].index,
-            {stage: [stage in found for _, found in page] for stage in STAGES},
-            ran=[made is not None and made.job == job.id for made in ends],
-            review=[made is not None and bool(made.reasons) for made in ends],
+            page[0].index,
+            {stage: [found.through > number for found in page] for number, stage in enumerate(STAGES)},
+            ran=[found.ran for found in page],
+            review=[found.review for found in page],
         )
+        for failure in (found.failure for found in page if found.failure):
+            progress.fail(failure)
     for failure in read_failures(destination, job.id):
         progress.fail(failure)
-    progress.listed(items, complete=load_listed(destination, job.id))
+    progress.listed(tally.items, complete=load_listed(destination, job.id))
     # Only now is the job known again: who is stopped before leaves the rest to the next.
     progress.begin(job.destination)
 
 
-def counted(job: Job, destination: Storage) -> Counts:
-    """Count a job from storage alone. Raises `StorageError`, `JobDamagedError`."""
-    through = dict.fromkeys(STAGES, 0)
-    items = review = skipped = 0
-    failed = {failure.index for failure in read_failures(destination, job.id)}
-    for item, found in chain.from_iterable(survey(job, destination)):
-        items += 1
-        for stage in found:
-            through[stage] += 1
-        made = _made(found)
-        if made is not None:
-            review += bool(made.reasons)
-            skipped += made.job != job.id
-            failed.discard(item.index)
-    return Counts(
-        items=items,
-        listed=load_listed(destination, job.id),
-        stages=through,
-        done=through[STAGES[-1]],
-        needs_review=review,
-        failed=len(failed),
-        skipped=skipped,
-        sent=items,
-    )
+def counted(job: Job, destination: Storage, tick: Callable[[Counts], object] = _nothing) -> Counts:
+    """Count a job from storage alone; `tick` is told what was counted so far, for every page of items. Raises `StorageError`, `JobDamagedError`."""
+    tally = _Tally(failure.index for failure in read_failures(destination, job.id))
+    for page in survey(job, destination):
+        tally.add(page)
+        tick(tally.counts(listed=False))
+    return tally.counts(listed=load_listed(destination, job.id))

@@ -99,7 +99,7 @@ class Reconciler:
             log.warning(
                 "the broker came back empty: working job %s out again", self._job.id, extra={"action": "rebuild"}
             )
-            rebuild(self._job, self._destination, self._progress, meanwhile)
+            rebuild(self._job, self._destination, self._progress, lambda _: meanwhile())
             counts = self._progress.counts()
         elif counts.done + counts.failed < counts.sent and self._looks_into_queues:
             # RabbitMQ keeps its messages itself, and lets nobody look.

@@ -55,11 +55,13 @@ class Result:
     """Width and height of the finished picture in pixels."""
     seconds: Mapping[str, float] = field(default_factory=dict)
     """By stage, without waiting."""
+    ran: bool | None = None
+    """Whether this job made the outputs, and not an earlier one; None where that is not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form, without what is empty."""
         named = ((name, getattr(self, name)) for name in _NAMES)
-        return {name: value for name, value in named if value or name == "index"}
+        return {name: value for name, value in named if value not in _EMPTY}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Result:
@@ -69,6 +71,7 @@ class Result:
 
 
 _NAMES = tuple(each.name for each in dataclass_fields(Result))
+_EMPTY: tuple[object, ...] = (None, "", (), {})
 
 
 class Results:
@@ -94,7 +97,7 @@ class Results:
         listed = counts.listed if counts.known else load_listed(self._destination, self._job.id)
         for items in read_pages(self._destination, self._job.id):
             told = recorded(items) if recorded else None
-            kept = self._kept(items)
+            kept = read_kept(self._destination, items)
             # A page that may grow is not kept.
             yield kept if kept is not None else self._worked_out(items, told, keep=listed or len(items) == PAGE)
 
@@ -114,35 +117,21 @@ class Results:
 
     def _worked_out(self, items: Sequence[Item], told: dict[int, Failure] | None, *, keep: bool) -> list[Result]:
         """Read the results of a page from its items' records; `told` is how some failed, when no broker knows it."""
-        failed, done = self._state(items) if told is None else (told, None)
-        page = list(in_parallel(self._destination, partial(self._read, done, failed), items))
+        failed, done, ran = self._state(items) if told is None else (told, None, None)
+        page = list(in_parallel(self._destination, partial(self._read, done, ran, failed), items))
         # What is missing may be restored.
         if keep and all(result.outcome != UNFINISHED and MISSING not in result.reasons for result in page):
             key = _page_key(self._job.id, items[0].index)
             self._keep(key, page)
             # Some of it may have been taken back meanwhile, to be run again.
-            if told is None and self._state(items) != (failed, done):
+            if told is None and self._state(items) != (failed, done, ran):
                 self._destination.delete(key)
         return page
 
-    def _state(self, items: Sequence[Item]) -> tuple[dict[int, Failure], bytes]:
+    def _state(self, items: Sequence[Item]) -> tuple[dict[int, Failure], bytes, bytes]:
         failed = self._progress.failures_of([item.index for item in items])
-        return failed, self._progress.done_of(items[0].index, len(items))
-
-    def _kept(self, items: Sequence[Item]) -> list[Result] | None:
-        key = _page_key(self._job.id, items[0].index)
-        try:
-            data = self._destination.get(key).data
-        except ObjectMissingError:
-            return None
-        try:
-            page = [Result.from_dict(row) for row in parse_lines(data)]
-        except (ValueError, TypeError, KeyError):
-            raise JobDamagedError(
-                f"{self._destination.url}/{key} is damaged: delete it, and it is worked out again"
-            ) from None
-        # Of a page that has grown since, all is read again.
-        return page if len(page) == len(items) else None
+        page = items[0].index, len(items)
+        return failed, self._progress.done_of(*page), self._progress.ran_of(*page)
 
     def _keep(self, key: str, page: Sequence[Result]) -> None:
         if not self._keeps:
@@ -154,7 +143,7 @@ class Results:
         except StorageRefusedError:
             self._keeps = False
 
-    def _read(self, done: bytes | None, failed: Mapping[int, Failure], item: Item) -> Result:
+    def _read(self, done: bytes | None, ran: bytes | None, failed: Mapping[int, Failure], item: Item) -> Result:
         failure = failed.get(item.index)
         fields = dict(item.fields)
         if failure is not None:
@@ -177,7 +166,7 @@ class Results:
             return Result(item.index, item.key, "failed" if reasons else UNFINISHED, reasons, fields=fields)
         except JobDamagedError as error:
             return Result(item.index, item.key, "failed", (MISSING,), detail=str(error), fields=fields)
-        return _of_record(item, record, fields)
+        return _of_record(item, record, fields, None if ran is None else bit(ran, item.index % PAGE))
 
 
 def _in_order(failures: Iterator[Failure]) -> Callable[[Sequence[Item]], dict[int, Failure]]:
@@ -195,7 +184,7 @@ def _in_order(failures: Iterator[Failure]) -> Callable[[Sequence[Item]], dict[in
     return of
 
 
-def _of_record(item: Item, record: Mapping[str, Any], fields: Mapping[str, Any]) -> Result:
+def _of_record(item: Item, record: Mapping[str, Any], fields: Mapping[str, Any], ran: bool | None) -> Result:
     stages = record.get("stages", {})
     measures = stages.get("inpainting", {}).get("measures", {})
     return Result(
@@ -213,12 +202,28 @@ def _of_record(item: Item, record: Mapping[str, Any], fields: Mapping[str, Any])
             for name in STAGES
             if name in stages
         },
+        ran=ran,
     )
 
 
 def _size(measures: Mapping[str, Any]) -> tuple[int, int] | None:
     width, height = measures.get("width"), measures.get("height")
     return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+
+def read_kept(destination: Storage, items: Sequence[Item]) -> list[Result] | None:
+    """Return the results of a page of items where they are kept. Raises `StorageError`, `JobDamagedError`."""
+    key = _page_key(items[0].job, items[0].index)
+    try:
+        data = destination.get(key).data
+    except ObjectMissingError:
+        return None
+    try:
+        page = [Result.from_dict(row) for row in parse_lines(data)]
+    except (ValueError, TypeError, KeyError):
+        raise JobDamagedError(f"{destination.url}/{key} is damaged: delete it, and it is worked out again") from None
+    # Of a page that has grown since, all is read again.
+    return page if len(page) == len(items) else None
 
 
 def forget_results(destination: Storage, job: str, indices: Iterable[int]) -> None:

@@ -162,7 +162,7 @@ class Session:
         try:
             with Lease(self.client, feeding(self.job.id), held) as lease:
                 if self.progress.destination() is None:
-                    rebuild(self.job, self.destination, self.progress)
+                    rebuild(self.job, self.destination, self.progress, tick)
                 window = self.settings.window
                 yield Submitter(app, self.progress, self.job, self.destination, window=window, lease=lease, tick=tick)
         finally:

@@ -86,7 +86,8 @@ class Progress:
 
     def __init__(self, client: redis.Redis, job: str) -> None:
         self._redis = client
-        self._job = job
+        self.job = job
+        """The job's id."""
         self._name = f"vitrina:job:{job}"
         self._info = f"{self._name}:info"
         self._failed = f"{self._name}:failed"
@@ -113,7 +114,7 @@ class Progress:
         """Make the job known, of which nothing is queued yet: tell the workers where its records are."""
         with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(self._info, mapping={"destination": destination, "sent": 0})
-            pipe.zadd(JOBS, {self._job: time.time()}, nx=True)
+            pipe.zadd(JOBS, {self.job: time.time()}, nx=True)
             # Only what exists can be given an expiry, and a hash would go with its last field and take it along.
             for bitmap in self._bitmaps():
                 pipe.set(bitmap, b"", nx=True)
@@ -170,8 +171,15 @@ class Progress:
 
     def done_of(self, first: int, count: int) -> bytes:
         """Return the bitmap of finished items from the index `first`, a multiple of 8, on; most significant bit first."""
+        return self._bits_of(self._done(LAST), first, count)
+
+    def ran_of(self, first: int, count: int) -> bytes:
+        """Return the bitmap, like that of the finished ones, of items that ran in this job."""
+        return self._bits_of(self._ran, first, count)
+
+    def _bits_of(self, bitmap: str, first: int, count: int) -> bytes:
         with broker_errors():
-            bits: Any = self._redis.getrange(self._done(LAST), first >> 3, (first + count - 1) >> 3)
+            bits: Any = self._redis.getrange(bitmap, first >> 3, (first + count - 1) >> 3)
         return bytes(bits)
 
     def failures_of(self, indices: Sequence[int]) -> dict[int, Failure]:
@@ -314,7 +322,7 @@ class Progress:
     def drop(self) -> None:
         """Forget the job at once."""
         with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.zrem(JOBS, self._job)
+            pipe.zrem(JOBS, self.job)
             pipe.delete(*self._names())
             pipe.execute()
 

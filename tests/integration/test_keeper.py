@@ -131,7 +131,7 @@ def test_a_keeper_that_stops_while_it_works_a_job_out_leaves_it_to_the_next(clie
     progress = Progress(client, job.id)
     pages = iter([None])
     with pytest.raises(StopIteration):
-        rebuild(job, destination, progress, lambda: next(pages))
+        rebuild(job, destination, progress, lambda _: next(pages))
     assert not progress.counts().known
     rebuild(job, destination, progress)
     counts = progress.counts()
