@@ -10,19 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
+from producer.pace import Pace, tell_left, tell_rate, tell_stages
 from producer.patience import patiently
-from shared.errors import JobDamagedError
+from shared.errors import BrokerError, JobDamagedError
 from shared.keys import STAGES
 
 if TYPE_CHECKING:
@@ -89,27 +82,29 @@ class Summary:
 
 
 class Display(AbstractContextManager["Display"]):
-    """Shows counts as they come: bars on a terminal, a line every `QUIET_SECONDS` elsewhere."""
+    """Shows counts and rates as they come: bars on a terminal, a line every `QUIET_SECONDS` elsewhere."""
 
     def __init__(self, console: Console, around: Callable[[], str] | None = None) -> None:
-        """`around` tells what to show below the bars, asked for every `LOOK_SECONDS`."""
+        """`around` tells what else to show, asked for every `LOOK_SECONDS` on a terminal, and for every line elsewhere."""
         self._console = console
         self._around = around
         self._looked = 0.0
+        self._pace = Pace()
         self._live: Live | None = None
         if console.is_terminal:
             self._progress = Progress(
                 SpinnerColumn(),
                 TextColumn("{task.description:<12}"),
                 BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
+                *(TextColumn(f"{{task.fields[{name}]}}", justify="right") for name in ("count", "rate", "left")),
                 TextColumn("{task.fields[note]}"),
                 console=console,
             )
             self._live = Live(self._progress, console=console, refresh_per_second=8)
-            self._bars = {stage: self._progress.add_task(LABELS[stage], total=None, note="") for stage in STAGES}
+            self._bars = {
+                stage: self._progress.add_task(LABELS[stage], total=None, count="", rate="", left="", note="")
+                for stage in STAGES
+            }
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -123,24 +118,40 @@ class Display(AbstractContextManager["Display"]):
 
     def show(self, counts: Counts) -> None:
         """Show the newest counts."""
+        self._pace.look(counts, time.monotonic())
         note = f"{counts.failed} failed" if counts.failed else ""
         note = counts.state if counts.state != "running" else note
+        items = f"{counts.items}{'' if counts.listed else '+'}"  # more may be listed
         if self._live:
-            for stage in STAGES:
-                last = stage == STAGES[-1]
-                self._progress.update(
-                    self._bars[stage],
-                    total=max(1, counts.items) if counts.items else None,
-                    completed=counts.stages[stage],
-                    note=note if last else "",
-                )
+            self._show_bars(counts, items, note)
             if self._around and time.monotonic() - self._looked >= LOOK_SECONDS:
                 self._looked = time.monotonic()
-                self._live.update(Group(self._progress, Text(self._around(), style="dim")))
+                self._live.update(Group(self._progress, Text(self._look_around(), style="dim")))
         elif time.monotonic() - self._last_line >= QUIET_SECONDS:
             self._last_line = time.monotonic()
-            through = ", ".join(f"{LABELS[stage]} {counts.stages[stage]}" for stage in STAGES)
-            self._console.print(f"{through} of {counts.items}" + (f"; {note}" if note else ""))
+            rates = {stage: self._pace.rate(stage) for stage in STAGES}
+            left = tell_left(self._pace.left(STAGES[-1]))
+            through = tell_stages({LABELS[stage]: (counts.stages[stage], rates[stage]) for stage in STAGES})
+            parts = (f"{through} of {items}", note, left, self._look_around())
+            self._console.print("; ".join(filter(None, parts)))
+
+    def _show_bars(self, counts: Counts, items: str, note: str) -> None:
+        for stage in STAGES:
+            self._progress.update(
+                self._bars[stage],
+                total=max(1, counts.items) if counts.items else None,
+                completed=counts.stages[stage],
+                count=f"{counts.stages[stage]}/{items}",
+                rate=tell_rate(self._pace.rate(stage)),
+                left=tell_left(self._pace.left(stage)),
+                note=note if stage == STAGES[-1] else "",
+            )
+
+    def _look_around(self) -> str:
+        try:
+            return self._around() if self._around else ""
+        except BrokerError as error:  # whoever follows is patient with it
+            return str(error)
 
 
 def follow(

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from producer.gathering import Gatherer
+from producer.pace import remember
 from producer.publisher import Publisher
 from producer.rebuild import rebuild
 from producer.submit import Submitter
@@ -82,6 +83,7 @@ class Reconciler:
         self._next = time.monotonic() + self._every
         try:
             self._hold()
+            remember(self._client, self._job.id, counts)
             self._look(counts, partial(self._hold, meanwhile))
         except _LookedAfterError:
             self._missing.clear()
