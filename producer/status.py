@@ -6,6 +6,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from producer.pace import pace_of
+from shared.keys import STAGES
+from shared.lease import feeding, is_held
 from shared.presence import present
 from shared.queues import depths
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     import redis
 
     from producer.follow import Summary
+    from shared.jobs import Job
     from shared.progress import Counts, Progress
     from shared.settings import Settings
 
@@ -29,13 +33,29 @@ class Surroundings:
     """Live workers of each stage."""
     reasons: Mapping[str, int]
     """Failures by reason, the most frequent first."""
+    fed: bool
+    """Whether a producer is there that lists and queues its photos."""
+    rates: Mapping[str, float]
+    """Images per second through each stage over the last minute; empty when nobody looks after the job."""
+    eta_seconds: int | None
+    """Until all items are through, at these rates; None while the source is being listed, or at a standstill."""
 
     @classmethod
     def of(cls, client: redis.Redis, progress: Progress, settings: Settings) -> Surroundings:
         """Look around. Raises `BrokerError`."""
         queues = depths(client) if settings.queues_in_redis else {}
         workers = Counter(name.partition("@")[0] for name in present(client))
-        return cls(queues, dict(workers), progress.reasons())
+        pace = pace_of(client, progress)
+        rates = {stage: rate for stage in STAGES if (rate := pace.rate(stage)) is not None}
+        left = pace.left(STAGES[-1])
+        return cls(
+            queues,
+            dict(workers),
+            progress.reasons(),
+            is_held(client, feeding(progress.job)),
+            {stage: round(rate, 3) for stage, rate in rates.items()},
+            round(left) if left else None,
+        )
 
     def line(self) -> str:
         """Say it in one line."""
@@ -51,22 +71,34 @@ class Surroundings:
         return " · ".join(part for part in parts if part)
 
 
-def state_of(counts: Counts) -> str:
-    """Say in a word how a job is: `running`, `paused`, `cancelled`, `finished`; `unknown` when the broker has forgotten it."""
+def state_of(counts: Counts, *, fed: bool) -> str:
+    """Say in a word how a job is: `running`, `paused`, `cancelled`, `finished`; `unknown` when the broker has forgotten it.
+
+    It is `unfed` when part of its source is not listed and no producer is there to go on: what is listed a keeper queues, but no more.
+    """
     if counts.state != "running":
         return counts.state
-    return "finished" if counts.finished else "running" if counts.known else "unknown"
+    if not counts.known or counts.finished:
+        return "finished" if counts.finished else "unknown"
+    return "running" if fed or counts.listed else "unfed"
+
+
+def feeder(job: Job) -> str:
+    """Tell who goes on with a job that is unfed."""
+    again = (
+        "`vitrina watch`, as it was started" if job.selection.get("watch") else f"`vitrina submit --resume {job.id}`"
+    )
+    return f"nobody feeds it: go on with {again}"
 
 
 def status(summary: Summary, counts: Counts, around: Surroundings | None) -> dict[str, Any]:
     """Return the JSON-able form of `vitrina status`; `around` is None when there is no broker to ask. What that has forgotten has ended: it has a summary."""
-    left = counts.items - counts.done - counts.failed
-    known = counts.listed and state_of(counts) == "running" and summary.images_per_second > 0
+    state = state_of(counts, fed=around is None or around.fed)
     form = summary.to_dict() | {
-        "state": state_of(counts) if counts.known else "finished",
+        "state": state if counts.known else "finished",
         "listed": counts.listed,
         "finished": counts.finished,
         "stages": dict(counts.stages),
-        "eta_seconds": round(left / summary.images_per_second) if known else None,
+        "eta_seconds": None,
     }
     return form | (asdict(around) if around else {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,13 +25,15 @@ from producer.cli.common import (
 from producer.collect import REPORT_ITEMS
 from producer.follow import Display, Summary
 from producer.inputs import address
+from producer.pace import tell_left, tell_stages
 from producer.rebuild import counted
 from producer.session import Session, may_know
-from producer.status import Surroundings, state_of
+from producer.status import Surroundings, feeder, state_of
 from producer.status import status as full_status
 from shared.connection import connect
 from shared.errors import JobNotFoundError, UsageError, VitrinaError
 from shared.jobs import Job, list_jobs, load_summary, new_job_id
+from shared.lease import feeding, is_held
 from shared.progress import NoProgress, Progress, known_jobs
 from shared.storage import open_storage
 
@@ -49,36 +52,47 @@ def reopen(job: str, out: str | None, settings: Settings) -> Session:
     return Session.reopen(job, address(out) if out else None, settings)
 
 
+def look_around(session: Session) -> str:
+    """Say in a line what a job waits for."""
+    around = Surroundings.of(session.client, session.progress, session.settings)
+    # Counted afterwards: a producer that ends meanwhile has listed everything.
+    state = state_of(session.progress.counts(), fed=around.fed)
+    return f"{around.line()} · {feeder(session.job)}" if state == "unfed" else around.line()
+
+
 def tell_status(session: Session, *, watch: bool, as_json: bool) -> int:
     """Print how far a job is, at once or when it has ended, and return the exit status."""
-    counts = session.progress.counts()
-    summary = session.summary(counts)
     # Of what the broker has forgotten, storage still says how it ended.
     known = session.progress.destination() is not None
     if watch and known:
-        with Display(
-            err, lambda: Surroundings.of(session.client, session.progress, session.settings).line()
-        ) as display:
-            counts = session.follow(watched(display.show, session.client))
-        summary = session.summary(counts)
-    session.seal_if_ended(counts, summary)
+        with Display(err, partial(look_around, session)) as display:
+            session.follow(watched(display.show, session.client))
     around = Surroundings.of(session.client, session.progress, session.settings) if known else None
+    # Counted afterwards: a producer that ends meanwhile has listed everything.
+    counts = session.progress.counts()
+    summary = session.summary(counts)
+    session.seal_if_ended(counts, summary)
     if as_json:
         ended = {} if known else {"listed": True, "finished": True, "stages": {}}
         print_json(full_status(summary, counts, around) | ended)
     else:
-        stages = ", ".join(f"{stage} {number}" for stage, number in counts.stages.items()) if known else ""
         told = f"{summary.done} of {summary.items} done ({summary.needs_review} to review), {summary.failed} failed"
-        state = state_of(counts) if known else "finished"
-        typer.echo(f"{state}: {told}; {stages}" if stages else f"{state}: {told}")
-        if around:
+        if around is None:
+            typer.echo(f"finished: {told}")
+        else:
+            state = state_of(counts, fed=around.fed)
+            stages = tell_stages({stage: (number, around.rates.get(stage)) for stage, number in counts.stages.items()})
+            typer.echo("; ".join(filter(None, (f"{state}: {told}", stages, tell_left(around.eta_seconds)))))
             typer.echo(around.line())
+            if state == "unfed":
+                typer.echo(feeder(session.job))
     return 1 if summary.failed else 0
 
 
 def tell_stored(session: Session, *, as_json: bool) -> int:
     """Count a job from its outputs alone, print that, and return the exit status."""
-    counts = counted(session.job, session.destination)
+    with Display(err) as display:
+        counts = counted(session.job, session.destination, display.show)
     summary = Summary.of(session.job.id, counts, max(0.0, time.time() - session.job.created))
     if as_json:
         print_json(full_status(summary, counts, None) | {"state": "finished" if counts.finished else "unknown"})
@@ -101,6 +115,7 @@ def rows(out: str | None, settings: Settings) -> Iterator[dict[str, Any]]:
     asked = not out or may_know(settings)
     for name, destination in places:
         progress = Progress(client, name) if asked else NoProgress()
+        fed = not asked or is_held(client, feeding(name))
         counts = progress.counts()
         saved: dict[str, Any] | None = None
         try:
@@ -112,7 +127,7 @@ def rows(out: str | None, settings: Settings) -> Iterator[dict[str, Any]]:
         except VitrinaError as error:  # one that cannot be read hides no other
             ends = {"source": str(error), "out": destination.url}
         # Neither sealed nor in the broker, it is unknown: `submit --resume` goes on.
-        state = "finished" if saved is not None and counts.state == "running" else state_of(counts)
+        state = "finished" if saved is not None and counts.state == "running" else state_of(counts, fed=fed)
         told: dict[str, Any] = saved or asdict(counts)
         kept = {key: told[key] for key in ("items", "done", "needs_review", "failed")}
         yield {"job": name, "state": state, **kept, **ends}
@@ -124,13 +139,19 @@ def show(found: Iterator[dict[str, Any]]) -> None:
     table.add_column("job", no_wrap=True, min_width=len(new_job_id()))  # it is copied from here
     for name in ("state", "items", "done", "review", "failed", "source"):
         table.add_column(name, overflow="fold")
+    states = set()
     for row in found:
+        states.add(row["state"])
         numbers = (str(row[key]) for key in ("items", "done", "needs_review", "failed"))
         table.add_row(row["job"], row["state"], *numbers, row["source"])
     if not table.row_count:
         err.print("no jobs")
         return
     PlainConsole().print(table)
+    if "unfed" in states:
+        err.print(
+            "unfed: not listed to its end, and nobody feeds it: `vitrina submit --resume JOB` goes on", soft_wrap=True
+        )
 
 
 def register(app: typer.Typer) -> None:

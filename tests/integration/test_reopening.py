@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import re
+import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import SecretStr
 
 from producer import repairs
 from producer.cli import app as vitrina
+from producer.cli.status import look_around
 from producer.embedded import Broker
+from producer.pace import remember
 from producer.session import Session, create_job
 from producer.submit import Submitter
 from shared.broker import make_app
 from shared.errors import BrokerError, JobNotFoundError, UsageError
-from shared.jobs import list_jobs, save_summary
+from shared.jobs import PAGE, list_jobs, save_summary
 from shared.keys import STAGES
 from shared.messages import Photo
 from shared.recipe import Recipe
@@ -162,3 +166,69 @@ def test_every_command_calls_a_jobs_state_the_same(
     assert told() == {"finished"}
     vitrina(["status", made.job.id, "--broker", broker.url], standalone_mode=False)
     assert capsys.readouterr().out.startswith("finished: 1 of 1 done (1 to review), 0 failed")
+
+
+def test_a_job_whose_producer_died_is_told_apart(
+    tmp_path: Path, broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By every command, with what goes on; while a producer is there, and once all is listed, it runs."""
+
+    class DiedError(Exception):
+        """The end of a producer amid its listing."""
+
+    def listing() -> Iterator[Photo]:
+        yield from (Photo(f"{number:04}.jpg", "etag") for number in range(PAGE + 1))
+        assert told() == {"running"}
+        raise DiedError
+
+    def told() -> set[str]:
+        vitrina(["status", session.job.id, *given, "--json"], standalone_mode=False)
+        status = json.loads(capsys.readouterr().out)
+        vitrina(["jobs", *given, "--json"], standalone_mode=False)
+        rows = map(json.loads, capsys.readouterr().out.splitlines())
+        return {status["state"], *(row["state"] for row in rows if row["job"] == session.job.id)}
+
+    settings = Settings(broker=SecretStr(broker.url), window=PAGE + 10)
+    given = ["--broker", broker.url]
+    (tmp_path / "photos").mkdir()
+    source, destination = (open_storage(str(tmp_path / name), settings) for name in ("photos", "out"))
+    session = Session(create_job(source, destination, Recipe()), source, destination, settings)
+    with pytest.raises(DiedError), session.producing() as submitter:
+        submitter.feed(listing())
+    assert told() == {"unfed"}
+    vitrina(["status", session.job.id, *given], standalone_mode=False)
+    assert f"nobody feeds it: go on with `vitrina submit --resume {session.job.id}`" in capsys.readouterr().out
+    vitrina(["jobs", *given], standalone_mode=False)
+    assert "`vitrina submit --resume JOB` goes on" in capsys.readouterr().err
+    assert f"--resume {session.job.id}`" in look_around(session), "as `status --watch` shows it"
+    session.progress.listed(PAGE + 1, complete=True)  # what is listed, a keeper queues
+    assert told() == {"running"}
+    assert "nobody feeds it" not in look_around(session)
+
+
+def test_status_tells_a_rate_once_somebody_looks_after_a_job(
+    tmp_path: Path, broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the last minute, from the looks of a keeper or of whoever follows; a pause ends it."""
+    made = begun(tmp_path, Settings(broker=SecretStr(broker.url)))
+    made.progress.listed(100, complete=True)
+
+    def status() -> dict[str, Any]:
+        vitrina(["status", made.job.id, "--broker", broker.url, "--json"], standalone_mode=False)
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    assert (status()["rates"], status()["eta_seconds"]) == ({}, None)
+    remember(made.client, made.job.id, made.progress.counts())
+    for index in range(20):
+        for stage in STAGES:
+            made.progress.finish(stage, index, ran=True, review=False)
+    start = time.monotonic()
+    while not (found := status())["rates"]:
+        assert time.monotonic() - start < 60, "two looks are a second apart"
+    assert 0 < found["rates"]["captioning"] <= 20
+    assert found["eta_seconds"] == pytest.approx(80 / found["rates"]["captioning"], abs=1)
+    vitrina(["status", made.job.id, "--broker", broker.url], standalone_mode=False)
+    assert re.search(r"captioning 20 \([0-9.]+ images/s\); ETA 0:", capsys.readouterr().out)
+    made.progress.set_state("paused")
+    assert (status()["rates"], status()["eta_seconds"]) == ({}, None)
