@@ -111,7 +111,9 @@ def list_jobs(storage: Storage) -> Iterator[str]:
     # One look per job: what lies between a job's first record and the next job's is passed over.
     while found := next(storage.list("jobs/", after=after), None):
         job = found.key.split("/")[1]
-        yield job
+        # Whoever is killed while a manifest is kept leaves records of what never was a job.
+        if storage.head(job_prefix(job) + "job.json") is not None:
+            yield job
         after = job_prefix(job) + chr(0x10FFFF)
 
 

@@ -20,13 +20,14 @@ from producer.selection import Selection
 from producer.session import Session, create_job
 from producer.submit import Submitter
 from shared.errors import JobDamagedError, JobNotFoundError, LeaseHeldError, StorageError
-from shared.jobs import list_jobs, read_items, read_photos
+from shared.jobs import list_jobs, read_items, read_photos, save_photos
 from shared.keys import STAGES
 from shared.lease import Lease
+from shared.messages import Photo
 from shared.progress import Progress
 from shared.queues import in_flight
 from shared.recipe import Recipe
-from shared.storage import open_storage
+from shared.storage import MemoryStorage, open_storage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,7 +195,15 @@ def test_a_manifest_that_cannot_be_kept_leaves_no_job(catalogue: Catalogue, monk
     monkeypatch.setattr(type(ends[1]), "put", full)
     with pytest.raises(StorageError, match="full"):
         create_job(*ends, Recipe(), Selection(manifest=str(catalogue.photos.parent / "m.csv")))
-    assert list(list_jobs(ends[1])) == []
+    assert list(ends[1].list("jobs/")) == []
+
+
+def test_a_producer_that_is_killed_while_it_keeps_a_manifest_leaves_no_job() -> None:
+    """What it left is listed as none: nobody could go on with it, and a keeper would look for it for ever."""
+    source, destination = MemoryStorage("photos"), MemoryStorage("out")
+    before, after = (create_job(source, destination, Recipe()).id for _ in range(2))
+    save_photos(destination, min(before, after) + "0", [Photo("a.jpg", "")])
+    assert list(list_jobs(destination)) == sorted([before, after])
 
 
 def test_a_job_of_priority_goes_before_others(catalogue: Catalogue) -> None:
