@@ -57,6 +57,8 @@ class Keeper:
         # Jobs that have not ended and that the broker has forgotten.
         self._sealed: dict[str, float] = {}
         # When the jobs had last changed that it has sealed.
+        self._gather_until = 0.0
+        # Until when a look gathers results of jobs that have ended: those that go on must not wait for all of them.
         self.active: bool | None = None
         """Whether this one does the work; None before its first look."""
         self.looked = 0.0
@@ -81,6 +83,7 @@ class Keeper:
         """Look at every job once, for as long as this is the active keeper. Raises `BrokerError`."""
         with suppress(_StandbyError):
             self._hold(stop)
+            self._gather_until = time.monotonic() + self._settings.look_every
             self._look_at_all(stop)
 
     def _look_at_all(self, stop: threading.Event) -> None:
@@ -139,7 +142,7 @@ class Keeper:
             progress.expire()
             log.info("sealed", extra={"action": "sealed", "job": job})
             self._sealed[job] = counts.changed
-        if reconciler.gather(counts):
+        if time.monotonic() < self._gather_until and reconciler.gather(counts):
             del self._watched[job]
 
     def _open(self, job: str) -> tuple[Job, Storage, Reconciler]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import pytest
-from made_jobs import Catalogue, unfed, wait_until
+from made_jobs import Catalogue, followed, unfed, wait_until
 
 from producer.follow import Summary
 from producer.keeper import KEPT, Keeper
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from celery import Celery
     from redis import Redis
 
+    from shared.progress import Counts
     from shared.settings import Settings
 
 
@@ -215,6 +216,33 @@ def test_a_keeper_that_was_held_up_leaves_the_rest_to_the_one_that_took_over(
     first.look(stop)
     assert looked == [(first, "one"), (first, "two"), (first, "three")]
     assert first.active
+
+
+def test_jobs_that_have_ended_keep_no_keeper_from_those_that_go_on(
+    catalogue: Catalogue, client: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keeper that finds many with results to gather takes about as long over all of them as between two looks."""
+    client.flushdb()
+    catalogue.add("0.jpg", "photo")
+    ended = [unfed(catalogue) for _ in range(4)]
+    for session in ended:
+        session.feed()
+        followed(session)
+    gathered: list[str] = []
+
+    def gather(reconciler: Reconciler, _: Counts) -> bool:
+        gathered.append(reconciler._job.id)
+        time.sleep(catalogue.settings.look_every)
+        return True
+
+    monkeypatch.setattr(Reconciler, "gather", gather)
+    keeper, stop = Keeper(catalogue.settings), threading.Event()
+    keeper.look(stop)
+    assert len(gathered) <= 1
+    assert all(map(sealed, ended))
+    while len(gathered) < len(ended):
+        keeper.look(stop)
+    assert set(gathered) == {session.job.id for session in ended}
 
 
 def test_a_job_that_another_looks_after_meanwhile_is_left_to_it(settings: Settings, app: Celery, client: Redis) -> None:
