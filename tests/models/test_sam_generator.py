@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from workers.random_models.sam import TINY_SIDE, build_sam, save_sam
 from workers.registry import make_model
+from workers.segmentation.sam import generator as generation
 from workers.segmentation.sam.drawing import flags, place
 from workers.segmentation.sam.generator import Generator, Grid, Masks
 from workers.segmentation.sam.networks import Networks, Sizes, build, load
@@ -183,14 +184,31 @@ class Waits(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def test_more_photos_and_masks_are_no_more_waits(generator: Generator) -> None:
-    """Photos that are decoded together cost the waits of one, whatever their shapes and however many of their masks stay."""
+def test_more_photos_and_masks_are_no_more_waits(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos that are decoded together, as a GPU does, cost the waits of one, whatever their shapes and however many of their masks stay."""
+    monkeypatch.setattr(generation, "CPU_POINTS", generation.POINTS)
     counts = []
     for photos in ([photo()], [photo(size, seed) for seed, size in enumerate(SIZES.values())]):
         with Waits() as waits:
             search(generator, *photos)
         counts.append(waits.count)
     assert counts[0] == counts[1] <= 6  # three of them are the suppression of duplicates
+
+
+def test_a_cpu_decodes_few_points_at_once(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the published sizes a GPU's share would take ten gigabytes there; the masks are the same."""
+    sizes: list[int] = []
+    decoder = generator._networks.decoder
+    hook = decoder.register_forward_pre_hook(lambda _, given: sizes.append(given[2].shape[:2].numel()))
+    try:
+        (few,) = search(generator, photo())
+        assert sizes == [generation.CPU_POINTS] * 2
+        monkeypatch.setattr(generation, "CPU_POINTS", generation.POINTS)
+        (all_at_once,) = search(generator, photo())
+        assert sizes[2:] == [GRID.points_per_side**2]
+    finally:
+        hook.remove()
+    assert_same(few, all_at_once)
 
 
 def test_a_photo_without_masks_does_not_disturb_its_batch(generator: Generator) -> None:
