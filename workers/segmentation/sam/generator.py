@@ -105,7 +105,8 @@ class Generator:
         pictures = self._encode(views)
         prompts = self._grid_prompts(views, grid.points_per_side)
         together = POINTS if self._device.type == "cuda" else CPU_POINTS
-        chunks = [self._search(pictures, prompts, views, some, grid) for some in _chunks(*prompts.shape[:2], together)]
+        pieces = _chunks(len(views), prompts.shape[1], together)
+        chunks = [self._search(pictures, prompts, views, some, grid) for some in pieces]
         found = self._distinct(_Found.join(chunks), views, owners, grid.max_overlap)
         owner = self._tensor(owners)[found.view]
         first = np.cumsum([0, *(len(photo) for photo in photos)])
