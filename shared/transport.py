@@ -109,8 +109,10 @@ class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
 
     def held(self) -> dict[str, Any]:
         """Return the messages by tag that are delivered and neither acknowledged nor handed back."""
-        # Those are dropped from `_delivered` only at the next delivery.
-        return {tag: message for tag, message in list(self._delivered.items()) if tag not in self._dirty}
+        # Those are dropped from `_delivered` only at the next delivery. The watchdog asks from a thread of its own: going through an ordered
+        # dictionary lets others in, who change it, and is then an error. This copy is one step.
+        delivered: dict[str, Any] = dict.copy(self._delivered)
+        return {tag: message for tag, message in delivered.items() if tag not in self._dirty}
 
     def restore_visible(self, start: int = 0, num: int | None = None, interval: int = 1) -> None:
         """Renew our own leases, then hand back the messages of those who no longer do. Called by kombu's timer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import threading
 import time
@@ -298,6 +299,37 @@ def test_a_retry_that_waits_is_held_and_not_due(app: Celery, client: Redis) -> N
         assert (held(client), channel.due) == (3, 2)
         taken[0].ack()
         assert (held(client), channel.due) == (2, 1)
+
+
+class Delivery:
+    """Garbage with whose collection a message comes: in the middle of anything, as from another thread."""
+
+    def __init__(self, qos: Any) -> None:
+        self.itself, self.qos = self, qos
+
+    def __del__(self) -> None:
+        self.qos._delivered[f"late {id(self)}"] = None
+
+
+def test_messages_may_come_while_it_is_asked_what_is_held(app: Celery) -> None:
+    """The watchdog asks, and would not outlive an exception."""
+    with app.connection_for_read() as connection:
+        qos = connection.channel().qos
+        qos._delivered.update(dict.fromkeys(map(str, range(1000))))
+        before = gc.get_threshold()
+        gc.disable()
+        try:
+            gc.collect()  # the next one is a hundred objects later
+            for _ in range(10):
+                Delivery(qos)
+            gc.set_threshold(100)
+            gc.enable()
+            assert len(qos.held()) >= 1000
+        finally:
+            gc.set_threshold(*before)
+            gc.enable()
+            gc.collect()
+            qos._delivered.clear()
 
 
 def test_the_first_queue_is_empty_before_the_second_is_looked_at(app: Celery, client: Redis) -> None:
