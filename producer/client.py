@@ -112,11 +112,12 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """Return what `vitrina status --json` prints: counts, stages, rate, failures by reason, queues, workers."""
-        counts = self.session.progress.counts()
-        around = (
-            Surroundings.of(self.session.client, self.session.progress, self.session.settings) if counts.known else None
-        )
-        return status(self.session.summary(counts), counts, around)
+        session = self.session
+        known = session.progress.destination() is not None
+        around = Surroundings.of(session.client, session.progress, session.settings) if known else None
+        # Counted afterwards: a producer that ends meanwhile has listed everything.
+        counts = session.progress.counts()
+        return status(session.summary(counts), counts, around)
 
     def wait(self, timeout: float | None = None, tick: Callable[[Counts], None] = lambda _: None) -> Summary:
         """Wait until every item is done or has failed, sending again what the broker loses; write the summary and return it.
