@@ -189,7 +189,9 @@ def rerun(
     if not incomplete and not load_listed(session.destination, session.job.id):
         watched = session.job.selection.get("watch")
         instead = "it is watched, and stays open" if watched else f"`vitrina submit --resume {session.job.id}` first"
-        raise UsageError(f"not all photos of job {session.job.id} are listed: {instead}; --partial takes those that are")
+        raise UsageError(
+            f"not all photos of job {session.job.id} are listed: {instead}; --partial takes those that are"
+        )
     kept = STAGES[: STAGES.index(since)]
     old = {name: part for stage in kept for name, part in sections(session.job.recipe, stage).items()}
     unnamed = Recipe.model_fields.keys() - recipe.model_fields_set
