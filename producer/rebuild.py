@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from producer.results import read_kept
+from producer.results import in_order, read_kept
 from producer.sealing import read_failures
 from shared.errors import ItemError
 from shared.jobs import load_listed, read_pages
@@ -16,7 +16,7 @@ from shared.provenance import Provenance
 from shared.storage import in_parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from producer.results import Result
     from shared.jobs import Job
@@ -79,15 +79,16 @@ def _told(result: Result) -> Found | None:
 
 
 class _Tally:
-    """Counts what is found, a page at a time."""
+    """Counts what is found, a page at a time and in order."""
 
-    def __init__(self, failed: Iterable[int] = ()) -> None:
-        """`failed` are items of which that is known before."""
+    def __init__(self, recorded: Iterator[Failure]) -> None:
+        """Take also the failures that are `recorded`, in the order of their items."""
         self.items = 0
         self._through = dict.fromkeys(STAGES, 0)
         self._review = 0
         self._ran = 0
-        self._failed = set(failed)
+        self._failed = 0
+        self._recorded = in_order(recorded)
 
     def add(self, page: Sequence[Found]) -> None:
         """Count a page."""
@@ -96,8 +97,9 @@ class _Tally:
             self._through[stage] += sum(found.through > number for found in page)
         self._review += sum(found.review for found in page)
         self._ran += sum(found.ran for found in page)
-        self._failed.update(found.index for found in page if found.failure)
-        self._failed.difference_update(found.index for found in page if found.through == len(STAGES))
+        recorded = self._recorded(page[-1].index)
+        unfinished = (found for found in page if found.through < len(STAGES))
+        self._failed += sum(found.failure is not None or found.index in recorded for found in unfinished)
 
     def counts(self, *, listed: bool) -> Counts:
         """Return what was counted so far."""
@@ -108,7 +110,7 @@ class _Tally:
             stages=dict(self._through),
             done=done,
             needs_review=self._review,
-            failed=len(self._failed),
+            failed=self._failed,
             skipped=done - self._ran,
         )
 
@@ -122,7 +124,7 @@ def rebuild(job: Job, destination: Storage, progress: Progress, tick: Callable[[
 
     `tick` is told what was found so far, for every page of items. Raises what it raises, `BrokerError` and `StorageError`.
     """
-    tally = _Tally()
+    tally = _Tally(read_failures(destination, job.id))
     for page in survey(job, destination):
         tally.add(page)
         tick(tally.counts(listed=False))
@@ -143,7 +145,7 @@ def rebuild(job: Job, destination: Storage, progress: Progress, tick: Callable[[
 
 def counted(job: Job, destination: Storage, tick: Callable[[Counts], object] = _nothing) -> Counts:
     """Count a job from storage alone; `tick` is told what was counted so far, for every page of items. Raises `StorageError`, `JobDamagedError`."""
-    tally = _Tally(failure.index for failure in read_failures(destination, job.id))
+    tally = _Tally(read_failures(destination, job.id))
     for page in survey(job, destination):
         tally.add(page)
         tick(tally.counts(listed=False))

@@ -93,10 +93,10 @@ class Results:
         """Yield the results of a thousand items at a time."""
         counts = self._progress.counts()
         # Without a broker, what was recorded at the job's end is all there is.
-        recorded = None if counts.known else _in_order(read_failures(self._destination, self._job.id))
+        recorded = None if counts.known else in_order(read_failures(self._destination, self._job.id))
         listed = counts.listed if counts.known else load_listed(self._destination, self._job.id)
         for items in read_pages(self._destination, self._job.id):
-            told = recorded(items) if recorded else None
+            told = recorded(items[-1].index) if recorded else None
             kept = read_kept(self._destination, items)
             # A page that may grow is not kept.
             yield kept if kept is not None else self._worked_out(items, told, keep=listed or len(items) == PAGE)
@@ -169,14 +169,14 @@ class Results:
         return _of_record(item, record, fields, None if ran is None else bit(ran, item.index % PAGE))
 
 
-def _in_order(failures: Iterator[Failure]) -> Callable[[Sequence[Item]], dict[int, Failure]]:
-    """Return what gives the failures of a page of items, by index, when it is asked for one page after another."""
+def in_order(failures: Iterator[Failure]) -> Callable[[int], dict[int, Failure]]:
+    """Return what gives the failures of a page of items, by index, when it is asked for one page after another, each by its last index."""
     waiting = next(failures, None)
 
-    def of(items: Sequence[Item]) -> dict[int, Failure]:
+    def of(last: int) -> dict[int, Failure]:
         nonlocal waiting
         found = {}
-        while waiting is not None and waiting.index <= items[-1].index:
+        while waiting is not None and waiting.index <= last:
             found[waiting.index] = waiting
             waiting = next(failures, None)
         return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import pytest
 
-from producer.rebuild import counted, rebuild
+from producer.rebuild import Found, _Tally, counted, rebuild
 from producer.results import Results
 from producer.session import create_job
 from shared.jobs import PAGE, ItemList, save_listed
@@ -131,6 +132,20 @@ def test_a_broker_that_came_back_empty_is_told_what_is_kept(ended: Ended, client
     assert ended.out.heads == 0
     assert [counts.items for counts in seen] == [PAGE, 2 * PAGE, ITEMS]
     assert not any(counts.finished for counts in seen)
+
+
+def test_a_count_keeps_no_failures_in_memory() -> None:
+    """Of a hundred million items a few in a hundred may be millions. Those that are told twice count once, and those that were made since not at all."""
+    pages = 200
+    tracemalloc.start()
+    tally = _Tally(Failure(index, "a.jpg", "segmentation", "flat", "") for index in range(pages * PAGE))
+    for first in range(0, pages * PAGE, PAGE):
+        again = Found(first, failure=Failure(first, "a.jpg", "segmentation", "flat", ""))
+        tally.add([again, Found(first + 1, len(STAGES)), *map(Found, range(first + 2, first + PAGE))])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert tally.counts(listed=True).failed == pages * (PAGE - 1)
+    assert most < 2_000_000
 
 
 def test_whoever_counts_sees_it_get_on(ended: Ended) -> None:
