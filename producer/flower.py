@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SAVE_SECONDS = 60
 """Between two times that what Flower remembers is written to its file: what a crash may cost. Ten thousand tasks take a second of it."""
+GONE_SECONDS = 3600
+"""For which a worker that has ended is still shown, so that one sees it."""
 
 
 def run_flower(settings: Settings) -> int:
@@ -56,6 +58,8 @@ def flower_options(settings: Settings) -> list[str]:
     options = [f"--address={settings.flower_address}", f"--port={settings.flower_port}"]
     options += [f"--max_tasks={settings.flower_max_tasks}", f"--url_prefix={_prefix(settings)}"]
     options.append("--tasks_columns=name,args,state,received,runtime,worker,uuid")  # the argument is the photo's key
+    # An autoscaler's workers come and go, and what is remembered outlives them.
+    options.append(f"--purge_offline_workers={GONE_SECONDS}")
     # A `flowerconfig.py` in the working folder would be run, and could open what is closed here.
     options.append(f"--conf={os.devnull}")
     options.append("--logging=none")  # its own would set our format and level aside

@@ -35,10 +35,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "producer.cli", "flower"]
-SAVES_OFTEN = [
-    *(sys.executable, "-c"),
-    "from producer import flower; from shared.settings import Settings; flower.SAVE_SECONDS = 1; flower.run_flower(Settings())",
-]
+CODE = """
+from producer import flower
+from shared.settings import Settings
+flower.SAVE_SECONDS = flower.GONE_SECONDS = 1
+flower.run_flower(Settings())
+"""
+HASTY = [sys.executable, "-c", CODE]
 PASSWORD = "open-sesame"  # noqa: S105 - the test's own
 LOGIN = f"boss:{PASSWORD}"
 
@@ -170,7 +173,7 @@ def test_what_it_remembers_outlives_a_crash(tmp_path: Path) -> None:
 
     with own_broker(tmp_path) as broker:
         app = make_app(Settings(broker=broker))
-        with flower(tmp_path, broker, SAVES_OFTEN, **given) as process:
+        with flower(tmp_path, broker, HASTY, **given) as process:
 
             def seen() -> bool:
                 with app.events.default_dispatcher(hostname="segmentation@here") as events:
@@ -184,6 +187,30 @@ def test_what_it_remembers_outlives_a_crash(tmp_path: Path) -> None:
             process.wait()
         with flower(tmp_path, broker, **given) as process:
             until(lambda: remembered() == ["photo-1"], process)
+
+
+def test_a_worker_that_has_ended_is_not_shown_for_ever(tmp_path: Path) -> None:
+    """Where workers come and go, those that are there must not drown among those that were."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/workers?json=1"
+    with own_broker(tmp_path) as broker, flower(tmp_path, broker, HASTY, port=str(port)) as process:
+        app = make_app(Settings(broker=broker))
+
+        def send(event: str) -> None:
+            with app.events.default_dispatcher(hostname="segmentation@gone") as events:
+                events.send(event, freq=2.0)
+
+        def shown() -> list[str]:
+            with urllib.request.urlopen(url, timeout=30) as answer:
+                return [worker["hostname"] for worker in json.load(answer)["data"]]
+
+        def beaten() -> bool:
+            send("worker-heartbeat")
+            return status(url) == 200 and shown() == ["segmentation@gone"]
+
+        until(beaten, process)
+        send("worker-offline")
+        until(lambda: not shown(), process)
 
 
 def test_its_log_is_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
