@@ -87,6 +87,7 @@ class Reconciler:
             self._look(counts, partial(self._hold, meanwhile))
         except _LookedAfterError:
             self._missing.clear()
+        self._next = time.monotonic() + self._every  # whoever feeds the job has that time, after a long look as well
 
     def gather(self, counts: Counts) -> bool:
         """Gather, for about as long as between two looks, what is left of a job that has ended; return whether that is all. Raises `BrokerError`."""
