@@ -161,7 +161,9 @@ class GoogleFeed(FeedFormat):
             old = put(node, self._named("image_link"), links[0], "image_link")
             more = [*links[1:], *(old[:1] if self._options.keep_pictures else ())]
             additional = self._named("additional_image_link")
-            room = max(0, self.MORE_PICTURES - len(children(node, additional, "additional_image_link")))
+            there = [text_of(child).strip() for child in children(node, additional, "additional_image_link")]
+            more = [link for link in dict.fromkeys(more) if link not in {links[0], *there}]
+            room = max(0, self.MORE_PICTURES - len(there))
             for link in more[:room]:
                 node.appendChild(element(node, additional, link))
             self._told.leave_out(f"more than {self.MORE_PICTURES} additional pictures", len(more) - room)
@@ -211,7 +213,7 @@ class YandexFeed(FeedFormat):
         """Fill `picture` and `description`."""
         if links := self._links(photos):
             old = [text_of(picture).strip() for picture in children(node, "picture")]
-            pictures = [*links, *(old if self._options.keep_pictures else old[1:])]
+            pictures = list(dict.fromkeys([*links, *(old if self._options.keep_pictures else old[1:])]))
             put(node, "picture", pictures[0])
             for link in pictures[1 : self.PICTURES]:
                 node.insertBefore(element(node, "picture", link), children(node, "picture")[-1].nextSibling)

@@ -161,3 +161,14 @@ def test_a_language_that_the_job_did_not_write_is_refused(tmp_path: Path) -> Non
     """Rather than a feed without texts."""
     with pytest.raises(UsageError, match="choose --language en or ru"):
         joined(tmp_path, "yml", OFFER.format(""), [photo(0)], language="xx")
+
+
+@pytest.mark.parametrize(("kind", "text"), [("google-xml", RSS.format("<g:id>1</g:id>")), ("yml", OFFER.format(""))])
+def test_a_feed_that_has_our_pictures_gets_none_of_them_twice(tmp_path: Path, kind: str, text: str) -> None:
+    """Yesterday's feed may be today's."""
+    photos = [photo(n) for n in range(3)]
+    once, _ = joined(tmp_path, kind, text, photos)
+    again, _ = joined(tmp_path, kind, ET.tostring(once, encoding="unicode"), photos, keep_pictures=True)
+    names = (f"{G}image_link", f"{G}additional_image_link", "picture")
+    assert sum(len(texts(once, name)) for name in names) == 3
+    assert [texts(again, name) for name in names] == [texts(once, name) for name in names]
