@@ -38,7 +38,7 @@ from compose_stack import (
     say,
     until,
 )
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from producer.samples import write_samples
 from shared.keys import STAGES
@@ -56,6 +56,8 @@ ENOUGH = 160
 LOOKED_AT = 8
 """Photos, the first in order, whose files are compared with each other."""
 OPAQUE = 255
+FEATHERED = 9
+"""Pixels: the square in which one of the edge is looked for; twice the feather of two, and one for what JPEG smears."""
 JPEG_LEVELS = 4
 """What encoding at quality 95 may change on average."""
 JOB_SECONDS = 1200
@@ -271,7 +273,9 @@ def compare(photo: str, parts: dict[str, Image.Image], source: Image.Image) -> N
     cutout = np.asarray(parts["cutout"].convert("RGBA")).astype(int)
     if not (mask.max() > mask.min() and cutout[..., 3].max() > cutout[..., 3].min()):
         raise StackError(f"mask or cut-out of {photo} is flat")
-    product = cutout[..., 3] == OPAQUE
+    # Along its edge the product mixes with what is behind it.
+    inside = parts["cutout"].convert("RGBA").getchannel("A").filter(ImageFilter.MinFilter(FEATHERED))
+    product = np.asarray(inside) == OPAQUE
     original = np.asarray(source.convert("RGB")).astype(int)
     picture = np.asarray(parts["image"].convert("RGB")).astype(int)
     for name, shown in (("cut-out", cutout[..., :3]), ("picture", picture)):

@@ -86,7 +86,7 @@ def _flower(browser: Browser, stack: Stack, job: str, items: int) -> None:
     def online() -> set[str]:
         # By text content: what is seen has places to break a line in.
         cells = [[cell.strip() for cell in row.locator("td").all_text_contents()] for row in rows.all()]
-        return {name.partition("-")[0] for name, state, *_ in cells if state == "Online"}
+        return {row[0].partition("-")[0] for row in cells if "Online" in row}
 
     until(lambda: online() >= set(STAGES), "worker of each stage on Flower's page", seconds=SETTLE_SECONDS)
     done = page.locator("#workers-succeeded")
@@ -143,13 +143,13 @@ def _prometheus(browser: Browser, stack: Stack) -> None:
         return known == SCRAPED and all(each["health"] == "up" for each in targets)
 
     until(all_up, "target of each kind that is up in Prometheus", seconds=SETTLE_SECONDS)
-    page.goto(stack.url("prometheus", "/targets"))
-    for job in SCRAPED:
-        page.get_by_text(job).first.wait_for()
-    _keep(page, "prometheus-targets")
-    page.goto(stack.url("prometheus", "/alerts"))
-    page.get_by_text("VitrinaBrokerDown").first.wait_for()
-    _keep(page, "prometheus-alerts")
+    for name, words in (("targets", SCRAPED), ("alerts", {"VitrinaBrokerDown", "VitrinaWorkerGone"})):
+        answered = page.goto(stack.url("prometheus", f"/{name}"))
+        if answered and answered.status == 404:
+            page.goto(stack.url("prometheus", f"/classic/{name}"))  # Debian's has no other pages
+        for word in words:
+            page.get_by_text(word).first.wait_for()
+        _keep(page, f"prometheus-{name}")
 
 
 def _grafana(browser: Browser, stack: Stack) -> None:
