@@ -55,6 +55,7 @@ def test_outputs_of_earlier_jobs_are_no_photos(
     bucket: S3Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are told by their keys alone, at the cost of the listing; that they are left out is said once."""
+    monkeypatch.setattr("producer.listing._told", set())
     calls: list[str] = []
     bucket._client.meta.events.register("before-call.s3", lambda model, **_: calls.append(model.name))
     for _ in range(2):

@@ -17,7 +17,7 @@ from celery.signals import setup_logging, worker_init, worker_ready, worker_shut
 from made_jobs import ROOT, Catalogue
 
 from producer.launch import env_for
-from shared.errors import StorageError
+from shared.errors import OutOfMemoryError, StorageError
 from shared.keys import STAGES
 from shared.messages import Item
 from workers import tasks
@@ -96,7 +96,7 @@ def test_whatever_a_task_meets_its_job_ends(
         def fails_at_first(self: Runner, item: Any) -> Any:
             tried.append(item.index)
             if tried.count(item.index) <= 1:
-                raise StorageError("away")
+                raise OutOfMemoryError("none left")
             return run(self, item)
 
         monkeypatch.setattr(Runner, "run", fails_at_first)
