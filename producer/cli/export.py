@@ -70,11 +70,11 @@ def read_keys(approved: Path) -> set[str]:
 
 
 def chosen(session: Session, only: set[str], approved: set[str] | None, passed: Counter[str]) -> Iterator[Result]:
-    """Yield the results whose outcome is wanted and, where a list is given, which are approved; count the others in `passed`."""
+    """Yield the results whose outcome is wanted and, where a list is given, of the doubtful the approved; count the others in `passed`."""
     for result in Results(session.job, session.destination, session.progress):
         if result.outcome not in only:
             passed[result.outcome] += 1
-        elif approved is not None and result.key not in approved:
+        elif approved is not None and result.outcome != "done" and result.key not in approved:
             passed["not approved"] += 1
         else:
             yield result
@@ -113,7 +113,8 @@ def register(app: typer.Typer) -> None:
             None, help=f"Outcomes, with commas between: {', '.join(OUTCOMES)}. Feeds: done."
         ),
         approved: Path | None = typer.Option(
-            None, help="A table of keys, such as the report's approved.csv: only these, doubtful ones as well."
+            None,
+            help="A table of keys, such as the report's approved.csv: of the doubtful items these, beside all that are done.",
         ),
         feed: Path | None = typer.Option(None, help="The merchant's own feed, which gets our pictures and texts."),
         on: str = typer.Option("id", help="What the feed calls the manifest's id."),

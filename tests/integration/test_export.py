@@ -121,7 +121,7 @@ def test_a_damaged_record_is_one_item_that_is_missing(made: Session, tmp_path: P
     assert [(row["outcome"], row["reasons"]) for row in rows[:2]] == [("failed", "missing")] * 2
     assert "is damaged" in rows[0]["detail"]
     made.report(made.summary(made.progress.counts()), tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text().count("File gone") >= 2
+    assert (tmp_path / "report.html").read_text().count("File missing") >= 2
     assert retry(made, review=True) == 1
     made.follow()
     outcomes = [result.outcome for result in Results(made.job, made.destination, made.progress)]
@@ -159,16 +159,19 @@ def test_rows_that_are_taken_back_while_they_are_read_are_not_kept(made: Session
 
 
 def test_what_a_person_approved_is_handed_over(made: Session, tmp_path: Path) -> None:
-    """The doubtful as well, and nothing else; of a table that is none nothing is."""
+    """Of the doubtful what was approved, beside what is done; of a table that is none nothing is."""
     approved = tmp_path / "approved.csv"
     approved.write_text("key,id\nunsure.jpg,18\n")
-    (row,) = map(json.loads, export(made, "--approved", str(approved)).splitlines())
-    assert row["key"] == "unsure.jpg"
+    rows = map(json.loads, export(made, "--approved", str(approved)).splitlines())
+    assert [row["key"] for row in rows] == ["a b.jpg", "unsure.jpg"]
     root = joined(made, tmp_path, GOOGLE.replace("99", "18"), "google-xml", "--approved", str(approved))
     assert [item.findtext(f"{G}image_link", "")[:24] for item in root.iter("item")] == [
-        "https://old.example/1.jp",
+        "https://cdn.shop.example",
         "https://cdn.shop.example",
     ]
+    approved.write_text("key\nanother.jpg\n")
+    (row,) = map(json.loads, export(made, "--approved", str(approved)).splitlines())
+    assert row["key"] == "a b.jpg"
     approved.write_text("sku\n18\n")
     with pytest.raises(UsageError, match="`key`"):
         export(made, "--approved", str(approved))
