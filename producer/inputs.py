@@ -30,7 +30,8 @@ def open_source(text: str, settings: Settings) -> Storage:
     """Open where the photos are. Raises `UsageError` when a folder is not there."""
     url = address(text)
     if "://" not in url and not Path(url).is_dir():
-        raise UsageError(f"no such folder: {text}: give a folder of photos or s3://bucket/prefix")
+        what = "that is a file" if Path(url).exists() else "no such folder"
+        raise UsageError(f"{what}: {text}: give a folder of photos or s3://bucket/prefix")
     return open_storage(url, settings)
 
 

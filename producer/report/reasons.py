@@ -65,7 +65,9 @@ _FAILURES = {
         "Check the bucket's name, the credentials and the right to write; `vitrina doctor` looks. " + _AGAIN,
     ),
     "missing": Explanation(
-        "File gone", "It was listed but is no longer there.", "Restore it, then run the same command again."
+        "File missing",
+        "It is not there: it has gone since it was listed, or a manifest names it wrongly.",
+        "Restore it or correct the manifest, then run the same command again.",
     ),
     "broker": Explanation(
         "Broker out of reach", "Redis did not answer.", "Check that it runs, then run the same command again."
