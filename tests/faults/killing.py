@@ -105,7 +105,7 @@ def signals(folder: Path, *, items: int = 600, storms: int = 30, seconds: float 
     with Lab(folder, each=2, visibility_timeout=4, batch_deadline=120) as lab:
         starts = held(lab)
         for number in range(items):
-            lab.say(f"{number:05d}", "slow:0.1")
+            lab.say(f"{number:05d}", "slow:0.2")
         session = lab.session()
         storm = Storm(lab, storms)
         lab.run(session, storm.disturb, seconds=seconds)
@@ -174,7 +174,7 @@ class Storm:
                 seconds.append(now - since)
                 self._ending.remove(ending)
         if now >= self._upcoming and self._left:
-            self._upcoming = now + self._lab.chance.uniform(0.3, 1.2)
+            self._upcoming = now + self._lab.chance.uniform(0.2, 0.6)
             self._send(now)
 
     def _send(self, now: float) -> None:

@@ -136,7 +136,7 @@ class FaultyS3:
         self._server.server_close()
 
 
-def storage(folder: Path, *, items: int = 300, share: float = 0.05, outage: float = 60.0) -> Outcome:
+def storage(folder: Path, *, items: int = 200, share: float = 0.05, outage: float = 60.0) -> Outcome:
     """Errors of each kind in a third of the job, then an outage, then slowness; the job waits and goes on."""
     with S3Server(folder / "server") as server, FaultyS3(server.url, patience=2) as faulty:
         given: dict[str, Any] = {

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SHORT: dict[str, Callable[[Path], Outcome]] = {
     "workers are killed": partial(kills, items=250, kills=6),
-    "workers are asked to end": partial(signals, items=150, storms=8),
+    "workers are asked to end": partial(signals, items=300, storms=6),
     "the broker restarts": partial(restarts, items=400, times=2),
     "the broker forgets": partial(wiped, items=150),
     "the broker is full": partial(full, items=120, seconds=3),
