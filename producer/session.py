@@ -176,13 +176,17 @@ class Session:
                 f"job {self.job.id} takes photos as they come: `vitrina watch`, as it was started, goes on"
             )
         with self._reconciling() as reconciler:
+            told = ""
 
             def look(counts: Counts) -> None:
+                nonlocal told
                 tick(counts)
                 try:
                     reconciler.look(counts, partial(tick, counts))
                 except (BrokerError, StorageError) as error:  # feeding has a patience of its own
-                    log.warning("%s", error, extra={"action": "wait", "job": self.job.id})
+                    if str(error) != told:  # once, however long it lasts
+                        told = str(error)
+                        log.warning("%s", error, extra={"action": "wait", "job": self.job.id})
 
             while True:
                 try:
