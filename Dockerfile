@@ -53,7 +53,7 @@ LABEL org.opencontainers.image.title="Vitrina producer" \
 
 FROM runtime AS worker-cpu
 COPY pyproject.toml constraints.txt deploy/install.sh /build/
-# The package index has torch with GPU libraries, 4 GB of them. PyTorch's page `Get started` names an index with CPU builds, behind --index-url.
+# The package index has torch with GPU libraries, 4 GB of them. PyTorch's page `Get started` names an index with CPU builds.
 ARG CPU_TORCH_INDEX=
 RUN sh /build/install.sh worker,otel "$CPU_TORCH_INDEX"
 COPY --from=code /app /app
