@@ -86,7 +86,7 @@ def _keep_photos(job: Job, photos: Iterator[Photo], destination: Storage) -> Non
     """Write down what a job takes of a manifest, before there is the job: all or, whatever stops it, nothing."""
     try:
         save_photos(destination, job.id, photos)
-    except BaseException:
+    except BaseException:  # Ctrl-C as well, which must not leave half a list behind either
         with contextlib.suppress(StorageError):
             for stat in list(destination.list(job_prefix(job.id))):
                 destination.delete(stat.key)
