@@ -5,6 +5,8 @@ does both, so a message is always either in its queue or recorded. The lease on 
 while its worker lives, so that a long task is not handed out twice and a dead worker's messages come back soon. Leases run by the server's
 clock: those of two workers differ.
 
+A worker with several free threads takes as many messages at once, from a long queue: each taking costs it a turn of its event loop.
+
 kombu's own also hands messages back in a transaction that fails whenever any worker takes or acknowledges one meanwhile, and tries again
 for as long as that goes on. Here it is one script as well.
 
@@ -18,6 +20,7 @@ the way it is sent again; lost with its worker, the message comes back and its w
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from queue import Empty
@@ -215,7 +218,8 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             names = [queue for _ in self.priority_steps for queue in queues]
             fixed = [self.unacked_index_key, self.unacked_key]
             tags = self.qos.carry()
-            command = ["EVAL", TAKE, len(keys) + 2, *fixed, *keys, _largest(names), *names, *tags]
+            free = self.qos.can_consume_max_estimate() or 1
+            command = ["EVAL", TAKE, len(keys) + 2, *fixed, *keys, _largest(names), free, *names, *tags]
         elif not self._full:
             wait = WAIT_SECONDS if len(queues) == 1 else SEVERAL_WAIT_SECONDS
             last = keys[len(queues) - 1]
@@ -244,18 +248,20 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             self._idle = not waited and not answer
             if waited or not answer:
                 raise Empty
-            queue = redis.bytes_to_str(answer[0])
-            self._queue_cycle.rotate(queue)
-            self._deliver_checked(self._parsed(answer), queue)
+            for taken in answer:
+                queue = redis.bytes_to_str(taken[0])
+                self._queue_cycle.rotate(queue)
+                with suppress(Empty):  # refused; those after it are delivered
+                    self._deliver_checked(self._parsed(taken), queue)
             return True
         finally:
             self._in_poll = None
             self.qos.carried(answered=False)
             self._flush_brpop_reauth()
 
-    def _parsed(self, answer: list[bytes]) -> Any:
-        """Read the message that the script took. Raises `Empty` for one that is refused."""
-        queue, message, tag, *refused = answer
+    def _parsed(self, taken: list[bytes]) -> Any:
+        """Read a message that the script took. Raises `Empty` for one that is refused."""
+        queue, message, tag, *refused = taken
         if refused:
             _tell_refused(redis.bytes_to_str(queue), redis.bytes_to_str(refused[0]))
             raise Empty
@@ -284,10 +290,10 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             keys = [self._q_for_pri(queue, priority) for priority in self.priority_steps]
             fixed = [self.unacked_index_key, self.unacked_key]
             names = [queue for _ in keys]
-            answer = client.eval(TAKE, len(keys) + 2, *fixed, *keys, _largest(names), *names)
+            answer = client.eval(TAKE, len(keys) + 2, *fixed, *keys, _largest(names), 1, *names)
         if not answer:
             raise Empty
-        return self._parsed(answer)
+        return self._parsed(answer[0])
 
 
 def _largest(queues: list[str]) -> int:

@@ -21,6 +21,7 @@ from producer.embedded import Broker
 from shared import transport
 from shared.broker import make_app
 from shared.connection import connect
+from shared.envelope import MAX_BYTES
 from shared.keys import STAGES
 from shared.messages import Item
 from shared.settings import Settings
@@ -342,6 +343,36 @@ def test_the_first_queue_is_empty_before_the_second_is_looked_at(app: Celery, cl
         worker.taken.pop().requeue()
         assert (waiting(client, FIRST), waiting(client)) == ([12], [0, 2, 1])
         assert [number(message) for message in worker.take(4)] == [10, 11, 12, 1]
+
+
+@pytest.mark.parametrize(("queued", "at_once"), [(3, 1), (7, 1), (8, 2), (40, 6)])
+def test_as_many_are_taken_at_once_as_are_free_yet_of_a_short_queue_others_have_their_share(
+    app: Celery, client: Redis, queued: int, at_once: int
+) -> None:
+    """Six free threads: a quarter of what waits at most, in its order, each recorded."""
+    send(app, *range(queued))
+    with consuming(app, LAST, prefetch=6) as worker:
+        assert [number(message) for message in worker.take(1)] == list(range(at_once))
+        assert held(client) >= at_once
+        assert [number(message) for message in worker.take(min(queued, 6))] == list(range(min(queued, 6)))
+        for _ in range(20):
+            next(worker._turns)
+        assert (held(client), waiting(client)) == (min(queued, 6), list(range(6, queued))[::-1])
+
+
+def test_what_is_refused_keeps_nothing_from_those_taken_with_it(
+    app: Celery, client: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither what is no message at all, nor one that is too large, nor one of another stage."""
+    send(app, 0)
+    app.signature(STAGES[1], args=(Item("job", 1, "1.jpg", "e").to_wire(),)).apply_async(queue=LAST)
+    client.lpush(LAST, "no message", "x" * (MAX_BYTES + 1))
+    send(app, *range(2, 22))
+    with consuming(app, LAST, prefetch=6) as worker:
+        assert [number(message) for message in worker.take(1)] == [0, 2, 3]
+        assert [number(message) for message in worker.take(6)] == [0, 2, 3, 4, 5, 6]
+        assert held(client) == 6
+    assert sum("message refused and dropped" in record.message for record in caplog.records) == 3
 
 
 @pytest.mark.parametrize(("queues", "fed"), [((LAST,), LAST), ((FIRST, LAST), LAST), ((FIRST, LAST), FIRST)])
