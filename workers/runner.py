@@ -130,6 +130,10 @@ class Runner:
         except StorageError:
             return False
 
+    def load(self, item: Item) -> None:
+        """Load the model that an item needs, unless it is loaded. Raises `VitrinaError`, `HandedBackError`."""
+        self.models.get(chosen(self.open(item.job).plan.recipe, self.stage))
+
     def run(self, item: Item) -> Provenance:
         """Bring one item through this stage, or find that it already is. Raises `VitrinaError` for what went wrong with it."""
         opened = self.open(item.job)

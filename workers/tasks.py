@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -156,6 +157,9 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
     def _work_alone(self, item: Item, progress: Progress) -> None:
         """Run a suspect: it, or one beside it, may have killed a worker. Raises `WorkerLostError` for one that did so alone too often."""
         with self.guard.quarantine.alone():
+            with self.guard.watchdog.work(), suppress(VitrinaError):
+                # A fresh process has all of it before it, and that is no time of the photo's. What goes wrong the run meets again.
+                self.runner.load(item)
             deaths = self._patiently(item, lambda: progress.attempt_alone(self.stage, item.index)) - 1
             if deaths >= self.runner.settings.max_deaths:
                 msg = f"started {deaths} times alone and never ended: the photo may exhaust memory or hang the model"

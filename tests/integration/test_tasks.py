@@ -20,12 +20,13 @@ from producer.launch import env_for
 from shared.errors import OutOfMemoryError, StorageError
 from shared.keys import STAGES
 from shared.messages import Item
+from shared.progress import Progress
 from workers import tasks
 from workers.outage import Outage
 from workers.quarantine import Quarantine
 from workers.runner import Runner
 from workers.tasks import Guard, StageTask, register
-from workers.testing import make_instant
+from workers.testing import InstantModel, make_instant
 from workers.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -41,11 +42,17 @@ THREADS = 2
 
 
 @contextmanager
-def working(app: Celery, settings: Settings) -> Iterator[None]:
-    """Run a worker of all stages in this process, where a test reaches into it."""
+def working(app: Celery, settings: Settings, wedged: list[str] | None = None) -> Iterator[None]:
+    """Run a worker of all stages in this process, where a test reaches into it; `wedged` is told what would have ended it."""
     stopping = threading.Event()
     runners = {stage: Runner(stage, settings, make=make_instant, stopping=stopping.is_set) for stage in STAGES}
-    dog = Watchdog(task_deadline=600, stall_deadline=600, waiting=lambda: False)
+    dog = Watchdog(
+        task_deadline=600,
+        stall_deadline=600,
+        waiting=lambda: False,
+        on_wedged=lambda what, _: None if wedged is None else wedged.append(what),
+    )
+    dog.start()
     register(app, runners, Guard(Quarantine(stopping.is_set), Outage(600), dog))
     with pytest.MonkeyPatch.context() as patch:
         for signal in (setup_logging, worker_init, worker_ready, worker_shutting_down, worker_shutdown):
@@ -53,6 +60,7 @@ def working(app: Celery, settings: Settings) -> Iterator[None]:
             patch.setattr(signal, "receivers", [])
         with start_worker(app, pool="threads", concurrency=THREADS, perform_ping_check=False, shutdown_timeout=60):
             yield
+    dog.close()
     for runner in runners.values():
         runner.close()
 
@@ -175,6 +183,28 @@ def test_a_retry_that_waits_longer_than_the_visibility_timeout_is_run_once(
         catalogue.settle()
     assert len(tried) == 2
     assert tried[1] - tried[0] > 2 * settings.visibility_timeout
+
+
+@pytest.mark.parametrize("slow", ["load", "prepare"])
+def test_a_suspect_is_not_judged_by_the_time_its_model_takes_to_load(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, slow: str
+) -> None:
+    """A worker that has just replaced a dead one begins with it: what is slow may be the photo's own work alone."""
+    real = getattr(InstantModel, slow)
+
+    def slowly(self: InstantModel, *args: Any) -> Any:
+        time.sleep(3)
+        return real(self, *args)
+
+    monkeypatch.setattr(InstantModel, slow, slowly)
+    catalogue.add("a.jpg", "photo")
+    job = catalogue.submit()
+    Progress(catalogue.client, job.id).attempt(STAGES[0], 0)
+    wedged: list[str] = []
+    with working(catalogue.app, catalogue.settings.model_copy(update={"batch_deadline": 1.0}), wedged):
+        assert catalogue.follow(job).done == 1
+        catalogue.settle()
+    assert bool(wedged) == (slow == "prepare")
 
 
 def test_a_worker_that_has_lost_a_message_ends_and_the_next_one_finds_it(catalogue: Catalogue, tmp_path: Path) -> None:
