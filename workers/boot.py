@@ -110,7 +110,8 @@ class Process:
             for stage in STAGES:
                 if stage in self.app.amqp.queues.consume_from:
                     metrics.begin(stage)
-                    self._runners[stage].models.get(chosen(recipe, stage))
+                    with self._watchdog.work():
+                        self._runners[stage].models.get(chosen(recipe, stage))
         except VitrinaError as error:
             log.critical("%s", error, extra={"action": "start"})
             _leave(CONFIG_STATUS)

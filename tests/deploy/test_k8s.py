@@ -164,11 +164,11 @@ def test_probes_ask_what_is_answered() -> None:
 
 
 def test_a_worker_may_take_its_time_to_load() -> None:
-    """It is not ready before its model is loaded; until then nobody asks whether it is alive."""
+    """It is asked whether it is alive, which it is while it loads and while no broker answers, and never restarted for not being ready."""
     for folder in OVERLAYS:
         for stage, pod in workers(folder).items():
             probe = pod.spec["containers"][0]["startupProbe"]
-            assert probe["httpGet"]["path"] == "/readyz", stage
+            assert probe["httpGet"]["path"] == "/healthz", stage
             assert probe["periodSeconds"] * probe["failureThreshold"] >= 600, stage
 
 

@@ -112,6 +112,35 @@ def test_a_worker_without_a_broker_lives_and_is_not_ready(tmp_path: Path, *, sil
             assert status(port, "/readyz") == 503
 
 
+HANGING = """
+import threading
+from shared.settings import Settings
+from workers.boot import boot
+from workers.testing import InstantModel
+
+class Hanging(InstantModel):
+    def load(self, device, threads):
+        threading.Event().wait()
+
+boot(Settings(), lambda stage, section, _: Hanging(stage, section.model)).worker_main(["worker", "-Q", "segmentation"])
+"""
+
+
+def test_a_worker_whose_model_never_loads_ends_itself() -> None:
+    """Alive to whoever asks it, and never ready: no supervisor would have ended it."""
+    settings = Settings(broker="redis://127.0.0.1:1/0", task_deadline=2)
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING],
+        cwd=ROOT,
+        env=os.environ | env_for(settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, "past its deadline" in done.stderr) == (70, True), done.stderr
+
+
 def test_a_broker_that_falls_silent_holds_the_watchdog_up_for_seconds_only() -> None:
     """The thread that asks it how much waits is the one whose beat says that the worker lives."""
     with socket.create_server(("127.0.0.1", 0)) as server:
