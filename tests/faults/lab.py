@@ -84,34 +84,38 @@ class Outcome:
 
 
 class Recoveries:
-    """How long it takes until what ran in a killed worker has ended: an upper bound of when it runs again."""
+    """How long it takes until all that ran in a killed worker runs again, or has ended, also where it is killed once more meanwhile.
+
+    Who ran what nobody knows: all that ran in the worker's stage is waited for, so that the times are upper bounds.
+    """
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._open: list[tuple[float, str, set[bytes]]] = []
+        self._open: list[tuple[float, str, dict[bytes, int]]] = []
         self.seconds: list[float] = []
 
     def killed(self, session: Session, stage: str) -> None:
         """Remember what was running in the stage of a worker that has just been killed."""
         key = f"vitrina:job:{session.job.id}:attempts:{stage}"
-        started = {name for name in self._fields(key) if name}
-        if started:
+        if started := self._started(key):
             self._open.append((time.monotonic(), key, started))
 
     def look(self) -> None:
-        """See what has ended since."""
+        """See what has ended or runs again since."""
         still = []
         for since, key, started in self._open:
-            left = started & self._fields(key)
+            now = self._started(key)
+            left = {index: starts for index, starts in started.items() if now.get(index) == starts}
             if left:
                 still.append((since, key, left))
             else:
                 self.seconds.append(time.monotonic() - since)
         self._open = still
 
-    def _fields(self, key: str) -> set[bytes]:
-        found: Any = self._client.hkeys(key)
-        return set(found)
+    def _started(self, key: str) -> dict[bytes, int]:
+        """Return how often each item was started again: a suspect's start counts when it runs, alone, and not when it waits for that."""
+        found: Any = self._client.hgetall(key)
+        return {index: int(found.get(index + b":alone", 0)) for index in found if index.isdigit()}
 
 
 class Lab(AbstractContextManager["Lab"]):

@@ -99,8 +99,8 @@ class Consuming:
         self.taken: list[Message] = []
         self.hub = Hub()
         self.connection = app.connection_for_read()
-        self.channel = self.connection.channel()
         self.connection.register_with_event_loop(self.hub)
+        self.channel = self.connection.channel()
         self.hub.propagate_errors = self.connection.connection_errors
         consumer = Consumer(self.channel, [Queue(name) for name in queues], on_message=self.taken.append)
         consumer.qos(prefetch_count=prefetch)
@@ -207,6 +207,19 @@ def test_what_goes_back_is_the_next_or_the_last_and_says_so(app: Celery, client:
         back = json.loads(client.lindex(LAST, 0))  # type: ignore[arg-type] # as above
     assert back["headers"].pop("redelivered") is back["properties"]["delivery_info"].pop("redelivered") is True
     assert back == sent
+
+
+def test_who_starts_looks_at_once_for_what_the_dead_held(app: Celery, client: Redis) -> None:
+    """It may be the only worker left: the timer's first interval would go by with nobody looking."""
+    send(app, 0)
+    with app.connection_for_read() as dead:
+        channel = dead.channel()
+        expire(client, channel.basic_get(LAST))
+        assert waiting(client) == []
+        with consuming(app, LAST) as worker:
+            worker.channel.connection.cycle._restore_messages_tref.cancel()
+            assert [number(message) for message in worker.take(1)] == [0]
+            assert worker.taken[0].headers["redelivered"]
 
 
 def test_what_has_been_settled_does_not_come_back(app: Celery, client: Redis) -> None:
