@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 def address(text: str) -> str:
     """Return an address that workers understand whatever their working folder. Raises `UsageError`."""
+    if "://" not in text and text.startswith("s3:"):
+        raise UsageError(f"{text!r}: did you mean s3://{text[3:].lstrip('/')}? A folder of that name is ./{text}")
     return text if "://" in text else os.path.abspath(expanded(text))  # noqa: PTH100 - removes "..", and unlike resolve() keeps links
 
 

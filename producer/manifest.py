@@ -18,6 +18,7 @@ from shared.keys import check_source_key
 from shared.messages import Photo
 from shared.storage import in_parallel
 from shared.temporary import KeptLines
+from shared.wording import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,7 +107,7 @@ class Manifest:
 
 
 def _unused(table: Table) -> list[str]:
-    names = [f"{name[:60]}" for name in islice(table.unused, NAMED)]
+    names = [f"{name[:60]}{nearest(name, _KNOWN)}" for name in islice(table.unused, NAMED)]
     more = " and others" if len(table.unused) > NAMED else ""
     return [f"{table.name}: columns that are not used: {', '.join(names)}{more}"] if names else []
 
@@ -139,7 +140,7 @@ class Twice:
         if self._otherwise:
             shown = ", ".join(self._shown)
             told.append(
-                f"{name}: {self._otherwise} rows say something else of a photo than the row before, which counts: {shown}"
+                f"{name}: {self._otherwise} rows name a photo again and say other things of it; the first of each counts, not {shown}"
             )
         return tuple(told)
 

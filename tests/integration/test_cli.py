@@ -183,6 +183,7 @@ def test_an_interrupted_run_stops_cleanly_and_says_how_to_go_on(
             ["broker", "--broker"],
         ),
         (["run", "{tmp}/photos", "--out", "ftp://x/y"], 2, ["s3://"]),
+        (["run", "{tmp}/photos", "--out", "s3:/shop/catalogue"], 2, ["did you mean s3://shop/catalogue?"]),
         (
             ["run", "s3://bucket/x", "--out", "{tmp}/out", "--endpoint-url", "http://127.0.0.1:{port}"],
             1,

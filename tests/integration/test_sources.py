@@ -230,7 +230,7 @@ def test_a_key_is_taken_once(shop: Storage, tmp_path: Path) -> None:
     selection = Selection(manifest=str(table))
     assert selection.check() == [
         f"{table}: 1 rows name a photo again; each is taken once",
-        f"{table}: 1 rows say something else of a photo than the row before, which counts: line 5 (a.jpg)",
+        f"{table}: 1 rows name a photo again and say other things of it; the first of each counts, not line 5 (a.jpg)",
     ]
     photos = list(selection.photos(shop, OUT, Recipe()))
     assert [(photo.key, dict(photo.fields)) for photo in photos] == [("a.jpg", {"title": "Mug"}), ("z/last.jpg", {})]
