@@ -22,7 +22,7 @@ RESTART_RECOVERY = 10.0
 """Seconds within which a restarted broker's work goes on."""
 
 
-def restarts(folder: Path, *, items: int = 3000, times: int = 20, seconds: float = 300) -> Outcome:
+def restarts(folder: Path, *, items: int = 2400, times: int = 20, seconds: float = 300) -> Outcome:
     """Restart the broker under load, by SIGTERM and by SIGKILL in turn; it comes back with its append-only file."""
     with Lab(folder, each=1) as lab:
         for number in range(items):
@@ -173,7 +173,7 @@ def unreachable(folder: Path, *, items: int = 600, seconds: float = 60.0, silent
         return outcome
 
 
-def slow_network(folder: Path, *, items: int = 600, delay: float = 0.02, cut: float = 0.002) -> Outcome:
+def slow_network(folder: Path, *, items: int = 400, delay: float = 0.02, cut: float = 0.002) -> Outcome:
     """Delay every block to and from the broker, and cut connections now and then."""
     with Remote(folder) as lab:
         for number in range(items):

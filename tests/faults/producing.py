@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def producers(folder: Path, *, items: int = 5000, kills: int = 50, seconds: float = 300) -> Outcome:
+def producers(folder: Path, *, items: int = 4000, kills: int = 50, seconds: float = 300) -> Outcome:
     """Two producers contend for one job and two keepers look after it; each is killed and started again, until the keepers end the job."""
     with Lab(folder, window=200) as lab:
         for number in range(items):

@@ -136,7 +136,7 @@ class FaultyS3:
         self._server.server_close()
 
 
-def storage(folder: Path, *, items: int = 200, share: float = 0.05, outage: float = 60.0) -> Outcome:
+def storage(folder: Path, *, items: int = 120, share: float = 0.05, outage: float = 60.0) -> Outcome:
     """Errors of each kind in a third of the job, then an outage, then slowness; the job waits and goes on."""
     with S3Server(folder / "server") as server, FaultyS3(server.url, patience=2) as faulty:
         given: dict[str, Any] = {
@@ -178,7 +178,7 @@ def storage(folder: Path, *, items: int = 200, share: float = 0.05, outage: floa
             return outcome
 
 
-def read_only(folder: Path, *, items: int = 200, seconds: float = 30.0) -> Outcome:
+def read_only(folder: Path, *, items: int = 120, seconds: float = 20.0) -> Outcome:
     """Its owner forbids writing, and allows it again; no photo fails for that."""
     with S3Server(folder / "server") as server, FaultyS3(server.url, patience=2) as faulty:
         keys = {"access_key_id": SecretStr("key"), "secret_access_key": SecretStr("secret")}
