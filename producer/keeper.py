@@ -84,7 +84,8 @@ class Keeper:
         with suppress(_StandbyError):
             self._hold(stop)
             self._gather_until = time.monotonic() + self._settings.look_every
-            self._look_at_all(stop)
+            with self._lease.kept():
+                self._look_at_all(stop)
 
     def _look_at_all(self, stop: threading.Event) -> None:
         for job in self._jobs():

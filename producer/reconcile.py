@@ -84,7 +84,8 @@ class Reconciler:
         try:
             self._hold()
             remember(self._client, self._job.id, counts)
-            self._look(counts, partial(self._hold, meanwhile))
+            with self._lease.kept():
+                self._look(counts, partial(self._hold, meanwhile))
         except _LookedAfterError:
             self._missing.clear()
         self._next = time.monotonic() + self._every  # whoever feeds the job has that time, after a long look as well
@@ -93,7 +94,8 @@ class Reconciler:
         """Gather, for about as long as between two looks, what is left of a job that has ended; return whether that is all. Raises `BrokerError`."""
         try:
             self._hold()
-            return self._gatherer.look(counts, self._every, self._hold)
+            with self._lease.kept():
+                return self._gatherer.look(counts, self._every, self._hold)
         except _LookedAfterError:
             return True
 

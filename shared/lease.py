@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 from shared.connection import broker_errors
 from shared.errors import BrokerError, LeaseHeldError, LeaseLostError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import redis
 
 SECONDS = 15.0
@@ -78,17 +80,21 @@ class Lease:
     def __enter__(self) -> Self:
         if not self.acquire():
             raise LeaseHeldError(self._held)
-        self._lost = False
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self._thread.start()
+        self._keep()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._thread:
-            self._thread.join()
+        self._keep_no_more()
         self.release()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renew it, which was acquired, while what may take long goes on; afterwards it stays this one's until it runs out."""
+        self._keep()
+        try:
+            yield
+        finally:
+            self._keep_no_more()
 
     def release(self) -> None:
         """Let it go, if it is this one's; where the broker does not answer it runs out by itself."""
@@ -96,6 +102,17 @@ class Lease:
             self._redis.eval(_RELEASE, 1, self._key, self._token)
 
     def _keep(self) -> None:
+        self._lost = False
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._renew_again, name="lease", daemon=True)
+        self._thread.start()
+
+    def _keep_no_more(self) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+
+    def _renew_again(self) -> None:
         while not self._stop.wait(self._seconds / 3):
             try:
                 if not self.acquire():

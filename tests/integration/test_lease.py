@@ -58,3 +58,17 @@ def test_who_was_stopped_sees_first_whether_the_lease_is_still_its_own(tmp_path:
         time.sleep(0.2)
         with pytest.raises(LeaseLostError, match="another has the job"):
             lease.check()
+
+
+def test_what_takes_long_does_not_cost_the_lease(tmp_path: Path) -> None:
+    """A keeper whose storage takes longer for a page than its lease lasts would hand over, and take over, for ever."""
+    with Broker(tmp_path) as broker, connect(Settings(broker=broker.url)) as client:
+        lease, other = (Lease(client, "job", "another has the job", seconds=0.5) for _ in range(2))
+        assert lease.acquire()
+        with lease.kept():
+            time.sleep(1.5)
+            assert not other.acquire()
+            lease.check()
+        assert is_held(client, "job")  # its next look comes before anybody else's
+        time.sleep(1)
+        assert other.acquire()
