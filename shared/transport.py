@@ -78,6 +78,10 @@ class QoS(redis.QoS):  # type: ignore[misc] # kombu ships no types
         self._settle(partial(super().reject, delivery_tag, requeue=requeue))
         virtual.QoS.ack(self, delivery_tag)
 
+    def refuse(self, delivery_tag: str) -> None:
+        """Drop a message that was taken and is not delivered: it does not count against the prefetch limit."""
+        self._settle(partial(self._forget, [delivery_tag]))
+
     def carry(self) -> list[str]:
         """Return what the next taking acknowledges; `carried` ends it."""
         self._carried = len(self._acknowledged)
@@ -248,9 +252,9 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             self._idle = not waited and not answer
             if waited or not answer:
                 raise Empty
+            queue = redis.bytes_to_str(answer[0][0])
+            self._queue_cycle.rotate(queue)
             for taken in answer:
-                queue = redis.bytes_to_str(taken[0])
-                self._queue_cycle.rotate(queue)
                 with suppress(Empty):  # refused; those after it are delivered
                     self._deliver_checked(self._parsed(taken), queue)
             return True
@@ -270,7 +274,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
         except Exception as error:  # noqa: BLE001 - kombu makes objects of what says so, and a wrong one raises anything
             # The server's parser takes more than ours: bytes that are no text, hexadecimal numbers. Let through, it would end every worker in turn.
             _tell_refused(redis.bytes_to_str(queue), f"it cannot be read ({type(error).__name__})")
-            self.qos.reject(tag)
+            self.qos.refuse(tag)
             raise Empty from None
 
     def _deliver_checked(self, message: Any, queue: str) -> None:
@@ -280,7 +284,7 @@ class Channel(redis.Channel):  # type: ignore[misc] # kombu ships no types
             except MessageError as error:
                 # Let through, it would be logged over many lines, or end the worker and then the next one.
                 _tell_refused(queue, str(error))
-                self.qos.reject(message["properties"]["delivery_tag"])
+                self.qos.refuse(message["properties"]["delivery_tag"])
                 raise Empty from None
         self.connection._deliver(message, queue)  # noqa: SLF001 - as kombu does
 
@@ -322,6 +326,17 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc] # kombu ships no t
         """Take what comes next, and acknowledge what no taking carries. Called by kombu at every turn."""
         super().on_poll_start()
         self._acknowledge()
+
+    def on_readable(self, fileno: int) -> None:
+        """Read whatever comes. kombu leaves it unread while no thread is free: what was taken for this worker is its own already, and its lease would run out."""
+        channel, kind = self._fd_to_chan.get(fileno, (None, ""))
+        if channel is not None and kind == "BRPOP" and channel._in_poll:  # noqa: SLF001 - kombu's own way
+            channel.handlers[kind]()
+        else:
+            super().on_readable(fileno)
+
+    def _update_brpop_polling(self) -> None:
+        """Stop watching no connection, as above."""
 
     def stop(self, hub: Any) -> None:
         """End the last turn: what is acknowledged from now on is sent at once."""

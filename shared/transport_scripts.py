@@ -22,12 +22,12 @@ end
 # KEYS: unacked index, unacked, queues. ARGV: the largest message, how many to take, the queues' names, then the tags of what was acknowledged.
 # The tag of what is taken was given by the publisher. The recorded value is kombu's own format, [message, exchange, routing key], which its
 # stock transport reads as well. What is no message at all is dropped here: recorded, it would stop whoever restores it. Messages come from the
-# first queue that has any, a quarter of it at most: of a short one other workers have their share.
+# first queue that has any: one, or a quarter of it at most, so that of a short queue other workers have their share.
 TAKE = (
     _NOW
     + _SETTLE.format(first="#KEYS + 1")
     + """
-local function record(message, queue)
+local function take(queue, message)
   if #message > tonumber(ARGV[1]) then
     return {queue, '', '', #message .. ' bytes are more than ' .. ARGV[1]}
   end
@@ -48,7 +48,7 @@ for i = 3, #KEYS do
   local waiting = redis.call('LLEN', KEYS[i])
   if waiting > 0 then
     for _ = 1, math.min(tonumber(ARGV[2]), math.max(1, math.floor(waiting / 4))) do
-      taken[#taken + 1] = record(redis.call('RPOP', KEYS[i]), ARGV[i])
+      taken[#taken + 1] = take(ARGV[i], redis.call('RPOP', KEYS[i]))
     end
     return taken
   end

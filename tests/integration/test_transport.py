@@ -388,6 +388,33 @@ def test_what_is_refused_keeps_nothing_from_those_taken_with_it(
     assert sum("message refused and dropped" in record.message for record in caplog.records) == 3
 
 
+def test_what_is_refused_makes_no_room_for_more(app: Celery, client: Redis) -> None:
+    """However many come: else the good ones behind them would be taken by the hundred, by one worker."""
+    send(app, 0, 1, 2)
+    for other in range(40):
+        app.signature(STAGES[1], args=(Item("job", other, "o.jpg", "e").to_wire(),)).apply_async(queue=LAST)
+    send(app, *range(3, 60))
+    with consuming(app, LAST, prefetch=4) as worker:
+        worker.turn_until(lambda: len(worker.taken) == 4)
+        for _ in range(20):
+            next(worker._turns)
+        assert (held(client), len(worker.taken)) == (4, 4)
+
+
+def test_what_was_taken_is_read_though_no_thread_is_free_any_more(app: Celery, client: Redis) -> None:
+    """Left unread its lease would run out: it is this worker's already, and nobody renews it."""
+    send(app, *range(40))
+    with consuming(app, LAST, prefetch=4) as worker:
+        cycle = worker.channel.connection.cycle
+        cycle.on_poll_start()
+        wait_until(lambda: held(client) == 4)
+        worker.channel.qos.prefetch_count = 1
+        worker.channel.qos._delivered["another"] = None
+        assert not worker.channel.qos.can_consume()
+        worker.turn_until(lambda: len(worker.taken) == 4)
+        del worker.channel.qos._delivered["another"]
+
+
 @pytest.mark.parametrize(("queues", "fed"), [((LAST,), LAST), ((FIRST, LAST), LAST), ((FIRST, LAST), FIRST)])
 def test_a_worker_that_waits_takes_at_once_what_comes(
     app: Celery, client: Redis, monkeypatch: pytest.MonkeyPatch, queues: tuple[str, ...], fed: str
