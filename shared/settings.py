@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     batch_deadline: float = Field(default=600, gt=0)
     """Seconds after which a batch means a wedged device, and the worker exits non-zero."""
     task_deadline: float = Field(default=1800, gt=0)
-    """Seconds after which one photo's work, or loading a model, means a wedged worker, which then exits non-zero."""
+    """Seconds after which one photo's work means a wedged worker, which then exits non-zero."""
     stall_deadline: float = Field(default=300, gt=0)
     """Seconds without any task, although messages wait, after which the same is done."""
     max_attempts: int = Field(default=5, ge=1)

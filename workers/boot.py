@@ -110,7 +110,7 @@ class Process:
             for stage in STAGES:
                 if stage in self.app.amqp.queues.consume_from:
                     metrics.begin(stage)
-                    with self._watchdog.work():
+                    with self._watchdog.loading():
                         self._runners[stage].models.get(chosen(recipe, stage))
         except VitrinaError as error:
             log.critical("%s", error, extra={"action": "start"})

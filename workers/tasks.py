@@ -157,26 +157,32 @@ class StageTask(Task):  # type: ignore[misc] # Celery ships no types
     def _work_alone(self, item: Item, progress: Progress) -> None:
         """Run a suspect: it, or one beside it, may have killed a worker. Raises `WorkerLostError` for one that did so alone too often."""
         with self.guard.quarantine.alone():
-            with self.guard.watchdog.work(), suppress(VitrinaError):
-                # A fresh process has all of it before it, and that is no time of the photo's. What goes wrong the run meets again.
-                self.runner.load(item)
             deaths = self._patiently(item, lambda: progress.attempt_alone(self.stage, item.index)) - 1
             if deaths >= self.runner.settings.max_deaths:
                 msg = f"started {deaths} times alone and never ended: the photo may exhaust memory or hang the model"
                 raise WorkerLostError(msg)
-            # The time of one batch, where it is the shorter: all others wait meanwhile.
-            self._work(item, self.runner.settings.batch_deadline)
+            self._work(item, alone=True)
 
-    def _work(self, item: Item, deadline: float = math.inf) -> None:
+    def _work(self, item: Item, *, alone: bool = False) -> None:
         """Run the stage, or put the item off while the storage is down for the whole job."""
         outage = self.guard.outage
         wait = outage.wait(item.job)
         if wait:
             self._put_off(item, wait)
+        deadline = math.inf
+        if alone:
+            # The time of one batch, where it is the shorter: all others wait meanwhile.
+            deadline = self.runner.settings.batch_deadline
+            self._load(item)
         with self.guard.watchdog.work(deadline):
             down = self._finds_storage_down(item)
         if down:
             self._put_off(item, outage.wait(item.job))
+
+    def _load(self, item: Item) -> None:
+        """Load the item's model, which a fresh process has before it and which is no time of the item's; what goes wrong its run meets again."""
+        with self.guard.watchdog.loading(), suppress(VitrinaError):
+            self._patiently(item, lambda: self.runner.load(item))
 
     def _finds_storage_down(self, item: Item) -> bool:
         """Run the stage, and tell whether that failed since the storage is down for the whole job."""

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 TURN_SECONDS = 1.0
 LOOKS = 10
 """How often within the stall deadline it is asked whether there is work."""
+LOAD_SECONDS = 1800.0
+"""Longest time to load a model, and to compile it."""
 STALE_SECONDS = 30.0
 """A worker whose watchdog did not turn for this long is held up as a whole: longer than any call holds the interpreter's lock."""
 
@@ -46,8 +48,8 @@ class Watchdog:
         self._waiting = waiting
         self._heartbeat = heartbeat
         self._on_wedged = on_wedged
-        self._working: dict[int, tuple[float, float]] = {}
-        # By thread: since when its task works, and for how long it may.
+        self._working: dict[int, tuple[float, float, str]] = {}
+        # By thread: since when it works, for how long it may, and what that is.
         self._asked = self._turned = time.monotonic()
         self._changed = math.inf
         # Not yet: whoever loads a model, or waits for a broker, takes nothing.
@@ -87,8 +89,19 @@ class Watchdog:
     @contextmanager
     def work(self, deadline: float = math.inf) -> Iterator[None]:
         """Watch over the work of this thread's task: it may not take longer than `deadline` seconds, nor than the deadline of all."""
+        with self._watching("a task", min(deadline, self._task_deadline)):
+            yield
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Watch over the loading of a model."""
+        with self._watching("the loading of a model", LOAD_SECONDS):
+            yield
+
+    @contextmanager
+    def _watching(self, what: str, deadline: float) -> Iterator[None]:
         me = threading.get_ident()
-        self._working[me] = time.monotonic(), min(deadline, self._task_deadline)
+        self._working[me] = time.monotonic(), deadline, what
         try:
             yield
         finally:
@@ -99,7 +112,7 @@ class Watchdog:
         me, now = threading.get_ident(), time.monotonic()
         self._changed = now
         if me in self._working:
-            self._working[me] = now, self._working[me][1]
+            self._working[me] = now, *self._working[me][1:]
 
     def _watch(self) -> None:
         while not self._stop.wait(min(TURN_SECONDS, self._task_deadline / 4, self._stall_deadline / 4)):
@@ -107,11 +120,13 @@ class Watchdog:
             if self._heartbeat:
                 self._beat(self._heartbeat)
             working = self._working.copy().values()
-            late = [now - since for since, deadline in working if now - since > deadline]
+            late = [(now - since, what) for since, deadline, what in working if now - since > deadline]
             if late:
-                self._on_wedged("a task is past its deadline", max(late))
+                seconds, what = max(late)
+                self._on_wedged(f"{what} is past its deadline", seconds)
             if working:
-                self._changed = now  # it has a deadline of its own, for which all others may wait
+                # It has a deadline of its own, for which all others may wait; a worker that takes nothing yet is not late either.
+                self._changed = max(now, self._changed)
             elif self._stalls(now):
                 self._on_wedged("nothing gets on although there is work", now - self._changed)
 

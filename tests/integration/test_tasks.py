@@ -58,9 +58,11 @@ def working(app: Celery, settings: Settings, wedged: list[str] | None = None) ->
         for signal in (setup_logging, worker_init, worker_ready, worker_shutting_down, worker_shutdown):
             # `workers.testing` listens, which is a whole process's.
             patch.setattr(signal, "receivers", [])
-        with start_worker(app, pool="threads", concurrency=THREADS, perform_ping_check=False, shutdown_timeout=60):
-            yield
-    dog.close()
+        try:
+            with start_worker(app, pool="threads", concurrency=THREADS, perform_ping_check=False, shutdown_timeout=60):
+                yield
+        finally:
+            dog.close()
     for runner in runners.values():
         runner.close()
 

@@ -35,7 +35,6 @@ class Watched:
 
     def __enter__(self) -> Self:
         self.dog.start()
-        self.dog.expect_tasks()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +61,22 @@ class Watched:
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     with Watched(monkeypatch) as one:
+        one.dog.expect_tasks()
         yield one
+
+
+def test_a_worker_that_takes_nothing_yet_is_not_asked_for_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long it waits for a broker after it has loaded its model; loading itself has its end."""
+    monkeypatch.setattr("workers.watchdog.LOAD_SECONDS", 2 * TASK)
+    with Watched(monkeypatch) as starting:
+        with starting.dog.loading():
+            assert starting.said_after(2 * TASK - 1) == []
+        assert starting.said_after(5 * STALL) == []
+        with starting.dog.loading():
+            assert starting.said_after(2 * TASK + 1)[0] == "the loading of a model is past its deadline"
+        starting.said.clear()
+        starting.dog.expect_tasks()
+        assert starting.said_after(STALL + 1)[0] == "nothing gets on although there is work"
 
 
 def test_tasks_that_are_there_and_do_nothing_are_a_stall(watched: Watched) -> None:
