@@ -15,7 +15,7 @@ from shared.connection import broker_errors, connect
 from shared.errors import BrokerError, JobDamagedError, JobNotFoundError, StorageError, VitrinaError
 from shared.jobs import Job, list_jobs, load_summary
 from shared.keys import job_prefix
-from shared.lease import SECONDS, Lease
+from shared.lease import LONGEST_WAIT, SECONDS, Lease
 from shared.progress import Progress, known_jobs
 from shared.storage import open_storage
 
@@ -84,7 +84,7 @@ class Keeper:
         with suppress(_StandbyError):
             self._hold(stop)
             self._gather_until = time.monotonic() + self._settings.look_every
-            with self._lease.kept():
+            with self._lease.kept(LONGEST_WAIT):
                 self._look_at_all(stop)
 
     def _look_at_all(self, stop: threading.Event) -> None:

@@ -15,7 +15,7 @@ from producer.rebuild import rebuild
 from producer.submit import Submitter
 from shared.errors import LeaseHeldError
 from shared.jobs import PAGE, read_page
-from shared.lease import Lease, feeding
+from shared.lease import LONGEST_WAIT, Lease, feeding
 from shared.progress import Progress
 from shared.queues import in_flight
 
@@ -84,7 +84,7 @@ class Reconciler:
         try:
             self._hold()
             remember(self._client, self._job.id, counts)
-            with self._lease.kept():
+            with self._lease.kept(LONGEST_WAIT):
                 self._look(counts, partial(self._hold, meanwhile))
         except _LookedAfterError:
             self._missing.clear()
@@ -94,7 +94,7 @@ class Reconciler:
         """Gather, for about as long as between two looks, what is left of a job that has ended; return whether that is all. Raises `BrokerError`."""
         try:
             self._hold()
-            with self._lease.kept():
+            with self._lease.kept(LONGEST_WAIT):
                 return self._gatherer.look(counts, self._every, self._hold)
         except _LookedAfterError:
             return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 SECONDS = 15.0
 """After its holder was killed a lease is free within this time; a holder stopped for longer finds it gone."""
+
+LONGEST_WAIT = 300.0
+"""Seconds between two steps of who looks after jobs, a page of a thousand items from a slow storage; one that takes longer hangs."""
 
 # A lease that is gone (the broker came back empty) is taken again: nobody else has it. KEYS: lease. ARGV: token, milliseconds.
 _RENEW = """
@@ -57,12 +61,16 @@ class Lease:
         self._renew = client.register_script(_RENEW)
         self._stop = threading.Event()
         self._lost = False
-        self._renewed = 0.0
-        # When it was last certain, on the clock that goes on while a process is stopped.
+        self._asked = self._renewed = 0.0
+        # When its holder last asked for it, and when it was last certain, on the clock that goes on while a process is stopped.
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> bool:
         """Take it, or renew it; False when another process has it. Raises `BrokerError`."""
+        self._asked = time.monotonic()
+        return self._acquire()
+
+    def _acquire(self) -> bool:
         now = time.monotonic()
         with broker_errors():
             acquired = bool(self._renew([self._key], [self._token, int(self._seconds * 1000)]))
@@ -88,9 +96,12 @@ class Lease:
         self.release()
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Renew it, which was acquired, while what may take long goes on; afterwards it stays this one's until it runs out."""
-        self._keep()
+    def kept(self, at_most: float) -> Iterator[None]:
+        """Renew it, which was acquired, while what may take long goes on; afterwards it stays this one's until it runs out.
+
+        It is not renewed for longer than `at_most` seconds after it was last acquired here: who hangs must not have it for ever.
+        """
+        self._keep(at_most)
         try:
             yield
         finally:
@@ -101,10 +112,10 @@ class Lease:
         with suppress(BrokerError), broker_errors():
             self._redis.eval(_RELEASE, 1, self._key, self._token)
 
-    def _keep(self) -> None:
+    def _keep(self, at_most: float = math.inf) -> None:
         self._lost = False
         self._stop.clear()
-        self._thread = threading.Thread(target=self._renew_again, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._renew_again, args=(at_most,), name="lease", daemon=True)
         self._thread.start()
 
     def _keep_no_more(self) -> None:
@@ -112,10 +123,10 @@ class Lease:
         if self._thread:
             self._thread.join()
 
-    def _renew_again(self) -> None:
-        while not self._stop.wait(self._seconds / 3):
+    def _renew_again(self, at_most: float) -> None:
+        while not self._stop.wait(self._seconds / 3) and time.monotonic() - self._asked < at_most:
             try:
-                if not self.acquire():
+                if not self._acquire():
                     # For good, though the other may have gone by the next look: it has worked meanwhile.
                     self._lost = True
                     return

@@ -65,10 +65,23 @@ def test_what_takes_long_does_not_cost_the_lease(tmp_path: Path) -> None:
     with Broker(tmp_path) as broker, connect(Settings(broker=broker.url)) as client:
         lease, other = (Lease(client, "job", "another has the job", seconds=0.5) for _ in range(2))
         assert lease.acquire()
-        with lease.kept():
+        with lease.kept(at_most=60):
             time.sleep(1.5)
             assert not other.acquire()
             lease.check()
         assert is_held(client, "job")  # its next look comes before anybody else's
         time.sleep(1)
         assert other.acquire()
+
+
+def test_who_hangs_has_the_lease_no_longer_than_a_step_may_take(tmp_path: Path) -> None:
+    """A storage that never answers would keep the others from the work for as long as the process lives."""
+    with Broker(tmp_path) as broker, connect(Settings(broker=broker.url)) as client:
+        lease, other = (Lease(client, "job", "another has the job", seconds=0.5) for _ in range(2))
+        assert lease.acquire()
+        with lease.kept(at_most=1):
+            for _ in range(2):
+                time.sleep(0.8)
+                assert lease.acquire()  # it gets on
+            time.sleep(2.5)
+            assert other.acquire()
