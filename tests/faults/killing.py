@@ -52,7 +52,7 @@ def kills(folder: Path, *, items: int = 5000, kills: int = 200, seconds: float =
     with Lab(folder, each=2, app="workers.app", window=min(400, items // 8)) as lab:
         lab.draw(items)
         session = lab.session()
-        recoveries = Recoveries(lab.client)
+        recoveries = Recoveries(lab)
         killed = 0
         upcoming = time.monotonic()
 
@@ -72,12 +72,13 @@ def kills(folder: Path, *, items: int = 5000, kills: int = 200, seconds: float =
                 upcoming = time.monotonic() + lab.chance.uniform(0.05, 0.6)
 
         lab.run(session, kill, seconds=seconds)
-        recoveries.look()
         outcome = lab.audit(session)
+        recoveries.look()
         chaotic = pictures(session.destination)
         for worker in lab.workers:
             worker.stop()
         outcome.expect("every kill was made", killed == kills)
+        outcome.expect("all that ran in killed workers ran again", recoveries.over)
         outcome.expect("outputs equal those of a calm run", chaotic == calm(lab, session))
     outcome.slowest_recovery_seconds = round(max(recoveries.seconds, default=0), 1)
     mean = round(statistics.mean(recoveries.seconds), 1) if recoveries.seconds else 0.0

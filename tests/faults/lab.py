@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    import redis
-
     from shared.storage import Storage
 
 FAST = Recipe.from_mapping(
@@ -84,33 +82,40 @@ class Outcome:
 
 
 class Recoveries:
-    """How long it takes until all that ran in a killed worker runs again, or has ended, also where it is killed once more meanwhile.
+    """How long it takes until each item that ran in a killed worker runs again, or has ended.
 
-    Who ran what nobody knows: all that ran in the worker's stage is waited for, so that the times are upper bounds.
+    Who ran what nobody knows: all that runs in the killed worker's stage is watched. What ends before its lease could have run out
+    was in another worker, and does not count.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
-        self._open: list[tuple[float, str, dict[bytes, int]]] = []
+    def __init__(self, lab: Lab) -> None:
+        self._client = lab.client
+        self._least = lab.settings.visibility_timeout / 2
+        self._open: dict[tuple[str, bytes], tuple[float, int]] = {}
+        # By stage and item: since when it waits, and how often it had been started again.
         self.seconds: list[float] = []
 
     def killed(self, session: Session, stage: str) -> None:
-        """Remember what was running in the stage of a worker that has just been killed."""
+        """Remember what was running in the stage of a worker that has just been killed; what waits already goes on doing so."""
         key = f"vitrina:job:{session.job.id}:attempts:{stage}"
-        if started := self._started(key):
-            self._open.append((time.monotonic(), key, started))
+        for index, starts in self._started(key).items():
+            self._open.setdefault((key, index), (time.monotonic(), starts))
 
     def look(self) -> None:
         """See what has ended or runs again since."""
-        still = []
-        for since, key, started in self._open:
-            now = self._started(key)
-            left = {index: starts for index, starts in started.items() if now.get(index) == starts}
-            if left:
-                still.append((since, key, left))
-            else:
-                self.seconds.append(time.monotonic() - since)
-        self._open = still
+        now = time.monotonic()
+        for key in {key for key, _ in self._open}:
+            started = self._started(key)
+            for name, (since, starts) in list(self._open.items()):
+                if name[0] == key and started.get(name[1]) != starts:
+                    del self._open[name]
+                    if now - since > self._least:
+                        self.seconds.append(now - since)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is waited for."""
+        return not self._open
 
     def _started(self, key: str) -> dict[bytes, int]:
         """Return how often each item was started again: a suspect's start counts when it runs, alone, and not when it waits for that."""

@@ -45,19 +45,20 @@ def producers(folder: Path, *, items: int = 4000, kills: int = 50, seconds: floa
                 if time.monotonic() > until:
                     raise TimeoutError(f"not ended in {seconds} s: {session.progress.counts()}")
                 lab.supervise()
-                listed = session.progress.counts().listed
+                counts = session.progress.counts()
                 for name in names:
                     # A producer that was refused, or is done, ends by itself.
                     if (name not in running or running[name].poll() is not None) and not (
-                        listed and "producer" in name
+                        counts.listed and "producer" in name
                     ):
                         start(name)
-                if killed < kills and time.monotonic() > upcoming:
+                # Spread over the whole job, with enough of it left for the last.
+                if killed < kills and counts.done >= items * killed / (kills + 5) and time.monotonic() > upcoming:
                     victim = running[lab.chance.choice(names)]
                     if victim.poll() is None:
                         victim.kill()
                         killed += 1
-                    upcoming = time.monotonic() + lab.chance.uniform(0.2, 2)
+                    upcoming = time.monotonic() + lab.chance.uniform(0.1, 1)
                 time.sleep(0.1)
         finally:
             for process in running.values():
