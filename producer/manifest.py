@@ -107,7 +107,7 @@ class Manifest:
 
 
 def _unused(table: Table) -> list[str]:
-    names = [f"{name[:60]}{nearest(name, _KNOWN)}" for name in islice(table.unused, NAMED)]
+    names = [f"{name[:60]}{nearest(name, table.missing)}" for name in islice(table.unused, NAMED)]
     more = " and others" if len(table.unused) > NAMED else ""
     return [f"{table.name}: columns that are not used: {', '.join(names)}{more}"] if names else []
 

@@ -40,6 +40,8 @@ class Table:
         """As a person knows it."""
         self.unused: dict[str, None] = {}
         """The other columns: all that a header names, or the first few that JSON lines do. Filled while rows are read."""
+        self.missing = set(columns)
+        """The columns that no row has had so far."""
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows. Raises `UsageError` for what is no such table."""
@@ -119,6 +121,7 @@ class Table:
     def _taken(self, names: Sequence[str]) -> dict[str, int]:
         """Return where the columns stand that are taken, and note the others."""
         self.unused = {name: None for name in names if name not in self._columns}
+        self.missing.difference_update(names)
         return {name: place for place, name in enumerate(names) if name in self._columns}
 
     def _lines(self, file: TextIO, *, keys: bool = False) -> Iterator[Row]:
@@ -143,6 +146,7 @@ class Table:
             return {"": "not an object with fields"}
         if len(self.unused) <= SHOWN:
             self.unused.update(islice(((name, None) for name in row if name not in self._columns), SHOWN + 1))
+        self.missing.difference_update(row)
         return {name: row[name] for name in self._columns if name in row}
 
     def _bounded(self, file: TextIO) -> Iterator[str]:

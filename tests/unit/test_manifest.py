@@ -38,13 +38,15 @@ def test_rows_become_photos_in_order_with_their_fields(tmp_path: Path) -> None:
     source.put("b.jpg", b"b")
     manifest = csv_file(
         tmp_path,
-        "\ufeffkey,id,title,box,price,promt\r\n"
-        'a.jpg,17,"Shoe, left","[1, 2, 30, 40]",9.99,\r\n'
-        "gone.jpg,,,,,\r\n"
-        "b.jpg,18,,,,\r\n",
+        "\ufeffkey,id,title,box,price,promt,title_de\r\n"
+        'a.jpg,17,"Shoe, left","[1, 2, 30, 40]",9.99,,\r\n'
+        "gone.jpg,,,,,,\r\n"
+        "b.jpg,18,,,,,\r\n",
     )
     assert manifest.check() == 3
-    assert manifest.notes == [f"{manifest.name}: columns that are not used: price, promt (did you mean prompt?)"]
+    assert manifest.notes == [
+        f"{manifest.name}: columns that are not used: price, promt (did you mean prompt?), title_de"
+    ]
     photos = list(look_up(manifest.photos(), source))
     assert [photo.key for photo in photos] == ["a.jpg", "gone.jpg", "b.jpg"]
     assert photos[0].fields == {"id": "17", "title": "Shoe, left", "box": [1.0, 2.0, 30.0, 40.0]}
