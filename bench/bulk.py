@@ -65,14 +65,14 @@ BYTES, FILES = 40_000, 10
 
 
 class Watch(threading.Thread):
-    """Samples this process's resident memory, the job's progress and the broker's memory until it is stopped."""
+    """Samples this process's memory, the job's progress and the broker's memory until it is stopped."""
 
     def __init__(self, client: Redis) -> None:
         super().__init__(daemon=True)
-        self.samples: list[tuple[int, int]] = []
-        """(items sent so far, bytes of this process)."""
+        self.samples: list[tuple[int, int, int]] = []
+        """(items ended so far, resident bytes of this process, blocks that its Python objects take)."""
         self.redis_peak = 0
-        self.sent = 0
+        self.ended = 0
         self._client = client
         self._process = psutil.Process()
         self._stop_now = threading.Event()
@@ -80,7 +80,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Sample until stopped."""
         while not self._stop_now.wait(SAMPLE_SECONDS):
-            self.samples.append((self.sent, self._process.memory_info().rss))
+            self.samples.append((self.ended, self._process.memory_info().rss, sys.getallocatedblocks()))
             self.redis_peak = max(self.redis_peak, int(self._client.info("memory")["used_memory"]))
 
     def stop(self) -> None:
@@ -90,17 +90,23 @@ class Watch(threading.Thread):
 
     def peak_mb(self) -> float:
         """Return the largest resident memory."""
-        return max((size for _, size in self.samples), default=self._process.memory_info().rss) / 1e6
+        return max((size for _, size, _ in self.samples), default=self._process.memory_info().rss) / 1e6
 
     def slope_mb_per_million(self) -> float | None:
-        """Return the growth between the first tenth of the job and its end, by least squares; None for too short a job."""
-        points = [(sent, size) for sent, size in self.samples if sent > KEYS / 10]
+        """Return the growth of the resident memory, an allocator's steps up and down included; None for too short a job."""
+        return self._slope([(ended, float(size)) for ended, size, _ in self.samples])
+
+    def blocks_per_thousand(self) -> float | None:
+        """Return by how many blocks a thousand items make the Python objects grow: whether anything is kept; None for too short a job."""
+        slope = self._slope([(ended, float(blocks)) for ended, _, blocks in self.samples])
+        return None if slope is None else 1000 * slope
+
+    def _slope(self, samples: list[tuple[int, float]]) -> float | None:
+        """Fit a line between the first tenth of the job and its end, by least squares."""
+        points = [(ended, value) for ended, value in samples if ended > KEYS / 10]
         if len(points) < 10:  # noqa: PLR2004 - a line through fewer says nothing
             return None
-        mean_x = sum(x for x, _ in points) / len(points)
-        mean_y = sum(y for _, y in points) / len(points)
-        spread = sum((x - mean_x) ** 2 for x, _ in points)
-        return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else None
+        return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
 def bare_rate(broker: Broker, folder: Path) -> float:
@@ -145,7 +151,7 @@ def run_job(settings: Settings, keys: int, folder: Path) -> tuple[float, Watch, 
         session = Session(create_job(source, destination, Recipe()), source, destination, settings)
 
         def count(counts: Counts) -> None:
-            watch.sent = counts.done + counts.failed
+            watch.ended = counts.done + counts.failed
 
         session.feed(count)
         counts = session.follow(count)
@@ -314,6 +320,7 @@ def main() -> None:
             "doubled": doubled,
             "producer_peak_rss_mb": round(watch.peak_mb(), 1),
             "producer_rss_slope_mb_per_million": watch.slope_mb_per_million(),
+            "producer_blocks_per_thousand": watch.blocks_per_thousand(),
             "redis_peak_mb": round(watch.redis_peak / 1e6, 1),
             "orchestration_ratio": round(statistics.median(ratios), 3),
             "images_per_second": round(KEYS / seconds, 1),
