@@ -61,7 +61,8 @@ class LocalStorage:
         self._root = expanded(root).absolute()
         self.url = str(self._root)
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> str:
+        # No `Path`: it keeps every part of every name in a table of the interpreter's, which millions of keys make anew again and again.
         parts = key.split("/")
         if any(part in {"", ".", ".."} or part.startswith(".") for part in parts) or "\0" in key:
             raise KeyRefusedError(f"{key!r} cannot be a path below {self.url}")
@@ -71,7 +72,7 @@ class LocalStorage:
             raise KeyRefusedError(
                 f"{key!r} leaves {self.url} through a link: put a copy of what it leads to in its place"
             )
-        return Path(below[-1])
+        return below[-1]
 
     def list(self, prefix: str = "", *, after: str = "", ahead: bool = False) -> Iterator[Stat]:
         """Yield in ascending UTF-8 key order, one folder at a time, whose names go to a temporary file when they are many.
@@ -129,14 +130,14 @@ class LocalStorage:
         path = self._path(key)
         with self._errors(key):
             try:
-                status = path.stat()
+                status = os.stat(path)  # noqa: PTH116 - as in `_path`
             except OSError as error:
                 if error.errno in _ABSENT:
                     return None
                 raise
         return self._stat(key, path, status) if stat.S_ISREG(status.st_mode) else None
 
-    def _stat(self, key: str, path: Path, status: os.stat_result) -> Stat:
+    def _stat(self, key: str, path: str, status: os.stat_result) -> Stat:
         try:
             with open(_sidecar(path), "rb", opener=_open_at_once) as file:
                 extra = json.loads(file.read(_MAX_SIDECAR))
@@ -167,7 +168,7 @@ class LocalStorage:
         if_absent: bool = False,
     ) -> bool:
         """Write an object: the sidecar first, so that an object that is there has its metadata. It survives a power cut."""
-        path = self._path(key)
+        path = Path(self._path(key))
         sidecar = json.dumps({"content_type": content_type, "metadata": dict(metadata or {})}).encode()
         with self._errors(key):
             if if_absent and path.exists():
@@ -177,7 +178,7 @@ class LocalStorage:
                 # Who deletes the last object of a folder removes the folder, perhaps at this very moment.
                 with suppress(FileNotFoundError):
                     if metadata:
-                        _write(_sidecar(path), sidecar, exclusive=False)
+                        _write(Path(_sidecar(str(path))), sidecar, exclusive=False)
                     written = _write(path, data, exclusive=if_absent)
                     for folder in changed:
                         _sync(folder)
@@ -185,10 +186,10 @@ class LocalStorage:
 
     def delete(self, key: str) -> None:
         """Remove an object and its sidecar, and the folders that this leaves empty."""
-        path = self._path(key)
+        path = Path(self._path(key))
         with self._errors(key):
             path.unlink(missing_ok=True)
-            _sidecar(path).unlink(missing_ok=True)
+            Path(_sidecar(str(path))).unlink(missing_ok=True)
         with suppress(OSError):  # the first that is not empty ends it
             for folder in path.parents:
                 if folder == self._root:
@@ -235,8 +236,9 @@ def _modified(status: os.stat_result) -> float:
     return max(status.st_mtime, status.st_ctime)
 
 
-def _sidecar(path: Path) -> Path:
-    return path.with_name(f".{path.name}.meta")
+def _sidecar(path: str) -> str:
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name}.meta"
 
 
 def _make_folder(folder: Path) -> list[Path]:
