@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -53,6 +54,8 @@ def working(app: Celery, settings: Settings, wedged: list[str] | None = None) ->
         on_wedged=lambda what, _: None if wedged is None else wedged.append(what),
     )
     dog.start()
+    root = logging.getLogger()
+    level = root.level
     register(app, runners, Guard(Quarantine(stopping.is_set), Outage(600), dog))
     with pytest.MonkeyPatch.context() as patch:
         for signal in (setup_logging, worker_init, worker_ready, worker_shutting_down, worker_shutdown):
@@ -63,6 +66,7 @@ def working(app: Celery, settings: Settings, wedged: list[str] | None = None) ->
                 yield
         finally:
             dog.close()
+            root.setLevel(level)  # Celery's testing worker leaves it at errors alone, for all tests that follow
     for runner in runners.values():
         runner.close()
 
