@@ -80,7 +80,7 @@ class LoadedModels:
                 start = time.perf_counter()
                 try:
                     model = self._load(section)
-                except Exception as error:
+                except Exception as error:  # of any kind; raised again, and not tried anew for each photo
                     self._refuse(identity, error)
                     raise
                 batcher = Batcher(
