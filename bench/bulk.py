@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -69,8 +70,9 @@ class Watch(threading.Thread):
 
     def __init__(self, client: Redis) -> None:
         super().__init__(daemon=True)
-        self.samples: list[tuple[int, int, int]] = []
-        """(items ended so far, resident bytes of this process, blocks that its Python objects take)."""
+        # Arrays, so that the notes themselves are no objects that grow with the job.
+        self.ends, self.resident, self.blocks = array("d"), array("d"), array("d")
+        """At each sample: items ended so far, resident bytes of this process, blocks that its Python objects take."""
         self.redis_peak = 0
         self.ended = 0
         self._client = client
@@ -80,7 +82,9 @@ class Watch(threading.Thread):
     def run(self) -> None:
         """Sample until stopped."""
         while not self._stop_now.wait(SAMPLE_SECONDS):
-            self.samples.append((self.ended, self._process.memory_info().rss, sys.getallocatedblocks()))
+            self.ends.append(self.ended)
+            self.resident.append(self._process.memory_info().rss)
+            self.blocks.append(sys.getallocatedblocks())
             self.redis_peak = max(self.redis_peak, int(self._client.info("memory")["used_memory"]))
 
     def stop(self) -> None:
@@ -90,20 +94,20 @@ class Watch(threading.Thread):
 
     def peak_mb(self) -> float:
         """Return the largest resident memory."""
-        return max((size for _, size, _ in self.samples), default=self._process.memory_info().rss) / 1e6
+        return max(self.resident, default=self._process.memory_info().rss) / 1e6
 
     def slope_mb_per_million(self) -> float | None:
         """Return the growth of the resident memory, an allocator's steps up and down included; None for too short a job."""
-        return self._slope([(ended, float(size)) for ended, size, _ in self.samples])
+        return self._slope(self.resident)
 
     def blocks_per_thousand(self) -> float | None:
         """Return by how many blocks a thousand items make the Python objects grow: whether anything is kept; None for too short a job."""
-        slope = self._slope([(ended, float(blocks)) for ended, _, blocks in self.samples])
+        slope = self._slope(self.blocks)
         return None if slope is None else 1000 * slope
 
-    def _slope(self, samples: list[tuple[int, float]]) -> float | None:
+    def _slope(self, values: array[float]) -> float | None:
         """Fit a line between the first tenth of the job and its end, by least squares."""
-        points = [(ended, value) for ended, value in samples if ended > KEYS / 10]
+        points = [(ended, value) for ended, value in zip(self.ends, values, strict=True) if ended > KEYS / 10]
         if len(points) < 10:  # noqa: PLR2004 - a line through fewer says nothing
             return None
         return statistics.linear_regression(*zip(*points, strict=True)).slope
