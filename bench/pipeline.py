@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from producer.embedded import Stack
+from producer.failures import Failures
 from producer.follow import follow
 from producer.listing import list_photos
 from producer.samples import write_samples
@@ -71,7 +72,7 @@ def pipeline(settings: Settings, source: Storage, destination: Storage) -> float
         counts = follow(progress, lambda _: None)
         seconds = time.perf_counter() - start
     app.close()
-    assert counts.failed == 0, list(Progress(client, job.id).failures())
+    assert counts.failed == 0, list(Failures(destination, progress))
     return seconds
 
 

@@ -13,16 +13,17 @@ from urllib.parse import quote
 
 import yaml
 
+from producer.failures import Failures
 from producer.records import read_record
 from producer.report import Card, write_report
 from producer.report import Summary as Page
 from producer.report.facts import evidence_of, facts_of
+from shared.bitmap import bit
 from shared.errors import ItemError, JobDamagedError, ObjectMissingError, StorageError
 from shared.jobs import read_items
 from shared.keys import STAGES, own_outputs
 from shared.pictures import decode, thumbnail
 from shared.plan import Plan, chosen, picture_kinds
-from shared.progress import bit
 from shared.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Collector:
     def _rows(self, limit: int) -> list[Row]:
         """Choose up to `limit` failures, then of those in need of review, then of the others; each in the job's order."""
         # The first ones are all that can be shown; a job of millions may have millions.
-        failures = {failure.index: failure for failure in islice(self._progress.failures(), limit)}
+        failures = {failure.index: failure for failure in islice(Failures(self._destination, self._progress), limit)}
         done, review, ran = self._progress.outcome_bits()
         ranks: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
         for item in read_items(self._destination, self._job.id):

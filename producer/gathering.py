@@ -1,4 +1,4 @@
-"""Keeps the results of a job while it runs: handing it over then reads one file per thousand photos, and not one record per photo."""
+"""Keeps the results of a job while it runs, and why items failed: handing it over then reads one file per thousand photos, not one record per photo."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
+from producer.failures import Failures
 from producer.results import Results
 from shared.errors import StorageError
 from shared.jobs import PAGE
@@ -28,6 +29,7 @@ class Gatherer:
         self._job = job.id
         self._progress = progress
         self._results = Results(job, destination, progress)
+        self._failures = Failures(destination, progress)
         self._next: int | None = None
         # The first item whose page is not known to be kept.
 
@@ -43,6 +45,7 @@ class Gatherer:
                 self._next = self._results.kept()
             while self._has_ended(self._next, counts):
                 self._results.keep(self._next)
+                self._failures.keep(self._next)
                 self._next += PAGE
                 meanwhile()
                 if time.monotonic() > until:

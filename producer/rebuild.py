@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from producer.failures import Failures
 from producer.results import in_order, read_kept
 from producer.sealing import read_failures
 from shared.errors import ItemError
@@ -124,7 +125,7 @@ def rebuild(job: Job, destination: Storage, progress: Progress, tick: Callable[[
 
     `tick` is told what was found so far, for every page of items. Raises what it raises, `BrokerError` and `StorageError`.
     """
-    tally = _Tally(read_failures(destination, job.id))
+    tally, failures = _Tally(read_failures(destination, job.id)), Failures(destination, progress)
     for page in survey(job, destination):
         tally.add(page)
         tick(tally.counts(listed=False))
@@ -136,6 +137,7 @@ def rebuild(job: Job, destination: Storage, progress: Progress, tick: Callable[[
         )
         for failure in (found.failure for found in page if found.failure):
             progress.fail(failure)
+        failures.keep(page[0].index)
     for failure in read_failures(destination, job.id):
         progress.fail(failure)
     progress.listed(tally.items, complete=load_listed(destination, job.id))

@@ -14,12 +14,13 @@ from producer.results import forget_results
 from producer.sealing import unseal
 from producer.selection import Selection
 from producer.session import Session, create_job
+from shared.bitmap import bit
 from shared.connection import connect
 from shared.errors import ItemError, JobDamagedError, JobForgottenError, LeaseHeldError, ObjectMissingError, UsageError
 from shared.jobs import PAGE, load_listed, load_summary, read_page, read_pages, save_items
 from shared.keys import STAGES, job_prefix
 from shared.plan import Plan, sections
-from shared.progress import Progress, bit
+from shared.progress import Progress
 from shared.provenance import Provenance
 from shared.recipe import Recipe
 from shared.storage import in_parallel, open_storage
@@ -75,7 +76,7 @@ def retry(
 
 
 def _failed(session: Session, stage: StageName | None, reason: str | None) -> Iterator[Chosen]:
-    for failure in session.progress.failures():
+    for failure in session.failures:
         if stage in {None, failure.stage} and reason in {None, failure.reason}:
             yield failure.index, _stage(failure.stage)
 

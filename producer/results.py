@@ -8,13 +8,14 @@ from dataclasses import fields as dataclass_fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from producer.failures import Failures
 from producer.records import read_record
 from producer.sealing import read_failures
+from shared.bitmap import bit
 from shared.errors import ItemError, JobDamagedError, ObjectMissingError, StorageRefusedError
 from shared.jobs import PAGE, load_listed, parse_lines, read_page, read_pages
 from shared.keys import STAGES, job_prefix, own_outputs
 from shared.plan import Plan
-from shared.progress import bit
 from shared.storage import in_parallel
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class Results:
         self._job = job
         self._destination = destination
         self._progress = progress
+        self._failures = Failures(destination, progress)
         self._plan = Plan(job.recipe)
         self._keeps = True
         # Until the storage refuses: who may only read gets the same rows.
@@ -129,7 +131,7 @@ class Results:
         return page
 
     def _state(self, items: Sequence[Item]) -> tuple[dict[int, Failure], bytes, bytes]:
-        failed = self._progress.failures_of([item.index for item in items])
+        failed = self._failures.of([item.index for item in items])
         page = items[0].index, len(items)
         return failed, self._progress.done_of(*page), self._progress.ran_of(*page)
 

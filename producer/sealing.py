@@ -7,6 +7,7 @@ from dataclasses import asdict
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
+from producer.failures import Failures
 from shared.errors import JobDamagedError, ObjectMissingError
 from shared.jobs import save_summary
 from shared.keys import job_prefix
@@ -25,7 +26,7 @@ FILE = 100_000
 
 def seal(destination: Storage, progress: Progress, summary: Summary, *, if_absent: bool = False) -> None:
     """Write how a job ended; the summary last, since it says that the job has. Raises `StorageError`, `BrokerError`."""
-    lines = (json.dumps(asdict(failure), ensure_ascii=False) for failure in progress.failures())
+    lines = (json.dumps(asdict(failure), ensure_ascii=False) for failure in Failures(destination, progress))
     for number in count(1):
         some = "\n".join(islice(lines, FILE))
         if not some:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from producer.collect import REPORT_ITEMS, Collector
+from producer.failures import Failures
 from producer.follow import Summary, follow
 from producer.manifest import look_up
 from producer.masks import reads_masks, with_masks
@@ -144,6 +145,11 @@ class Session:
         session = cls(record, open_storage(record.source, settings), destination, settings)
         session.progress = NoProgress() if gone else session.progress
         return session
+
+    @property
+    def failures(self) -> Failures:
+        """Why items failed."""
+        return Failures(self.destination, self.progress)
 
     def ask_broker(self) -> None:
         """Make sure that the broker answers, before anything is changed. Raises `BrokerError`."""

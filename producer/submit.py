@@ -7,6 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
+from producer.failures import Failures
 from producer.patience import Answer, patiently
 from producer.publisher import Publisher
 from shared.errors import JobCancelledError, KeyRefusedError, ObjectMissingError, ProgressLostError, UsageError
@@ -56,6 +57,7 @@ class Submitter:
         self._window = window
         self._lease = lease
         self._tick = tick
+        self._failures = Failures(destination, progress)
         self.items = ItemList.open(destination, job.id)
         self._publisher = Publisher(app, priority=job.priority)
         self._counts = counts = progress.counts()
@@ -122,12 +124,14 @@ class Submitter:
     def again(
         self, items: Sequence[Item], since: StageName, clear: Callable[[Sequence[Item]], None] = lambda _: None
     ) -> None:
-        """Run items again that have ended, from the stage `since` on; `clear` makes room for some, once they count as unfinished."""
+        """Run items of one page again that have ended, from the stage `since` on; `clear` makes room for some, once they count as unfinished."""
         for start in range(0, len(items), BATCH):
             batch = items[start : start + BATCH]
             indices = [item.index for item in batch]
             self._ended -= sum(self._patiently(partial(self._progress.ended, indices)))
-            self._patiently(partial(self._progress.forget, indices, since))
+            failed = self._patiently(partial(self._failures.of, indices))
+            reasons = {index: failed[index].reason if index in failed else "" for index in indices}
+            self._patiently(partial(self._progress.forget, reasons, since))
             clear(batch)
             self.send(batch)
 

@@ -1,20 +1,20 @@
-"""A job's progress in Redis: a bitmap per stage, one of the failed, and why they did. Setting a bit twice counts once.
+"""A job's progress in Redis: a bitmap per stage and one of the failed; why they did, as long as their neighbours go on. Setting a bit twice counts once.
 
 100 M items are 12.5 MB a stage. Everything here can be worked out again from storage.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from shared.bitmap import bit, packed, places
 from shared.connection import broker_errors
 from shared.errors import ProgressLostError
 from shared.keys import STAGES, StageName
-from shared.progress_scripts import ATTEMPT, FAIL, FINISH, FORGET
+from shared.progress_scripts import ATTEMPT, FAIL, FINISH, FORGET, RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -100,6 +100,7 @@ class Progress:
         self._forget = client.register_script(FORGET)
         self._fail = client.register_script(FAIL)
         self._finish = client.register_script(FINISH)
+        self._release = client.register_script(RELEASE)
 
     def _done(self, stage: StageName) -> str:
         return f"{self._name}:done:{stage}"
@@ -177,13 +178,17 @@ class Progress:
         """Return the bitmap, like that of the finished ones, of items that ran in this job."""
         return self._bits_of(self._ran, first, count)
 
+    def failed_of(self, first: int, count: int) -> bytes:
+        """Return the bitmap, like that of the finished ones, of items that failed."""
+        return self._bits_of(self._failed, first, count)
+
     def _bits_of(self, bitmap: str, first: int, count: int) -> bytes:
         with broker_errors():
             bits: Any = self._redis.getrange(bitmap, first >> 3, (first + count - 1) >> 3)
         return bytes(bits)
 
     def failures_of(self, indices: Sequence[int]) -> dict[int, Failure]:
-        """Return the failures among these items, by index."""
+        """Return those failures among these items, by index, that are held here."""
         with broker_errors():
             found: Any = self._redis.hmget(self._failures, [str(index) for index in indices])
         return {
@@ -197,10 +202,10 @@ class Progress:
         length = (sent + 7) >> 3
         for first in range(0, length, CHUNK):
             ended = self._ended(first, min(first + CHUNK, length) - 1)
-            yield from (index for index in _set_bits(ended, 8 * first, value=0) if index < sent)
+            yield from (index for index in places(ended, 8 * first, value=0) if index < sent)
 
-    def forget(self, indices: Sequence[int], since: StageName = STAGES[0]) -> None:
-        """Take items for unfinished from the stage `since` on: they are to be run again."""
+    def forget(self, reasons: Mapping[int, str], since: StageName = STAGES[0]) -> None:
+        """Take items for unfinished from the stage `since` on: they are to be run again. `reasons` tells for what each failed, if it did."""
         stages = STAGES[STAGES.index(since) :]
         per_stage = [key for stage in stages for key in (self._done(stage), self._attempts(stage))]
         with broker_errors():
@@ -214,7 +219,7 @@ class Progress:
                     self._review,
                     *per_stage,
                 ],
-                list(indices),
+                [word for index, reason in reasons.items() for word in (index, reason)],
             )
 
     def finish(self, stage: StageName, index: int, *, ran: bool, review: bool) -> None:
@@ -236,18 +241,22 @@ class Progress:
         flags = {self._done(stage): of for stage, of in done.items()} | {self._ran: ran, self._review: review}
         with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
             for name, of in flags.items():
-                pipe.setrange(name, first >> 3, _packed(of))
+                pipe.setrange(name, first >> 3, packed(of))
             self._expire(pipe)
             pipe.execute()
 
     def fail(self, failure: Failure) -> None:
         """Record why an item stops, unless it is already finished."""
-        value = json.dumps({name: v for name, v in asdict(failure).items() if name != "index"})
         with broker_errors():
             self._fail(
                 [self._failed, self._failures, self._done(LAST), self._info, self._reasons],
-                [failure.index, value, failure.reason, KEEP_SECONDS],
+                [failure.index, _value(failure), failure.reason, KEEP_SECONDS],
             )
+
+    def release(self, failures: Sequence[Failure]) -> None:
+        """Hold these failures no more, but for the bits that tell of them: they are kept elsewhere, and stand until they are forgotten."""
+        with broker_errors():
+            self._release([self._failures], [word for each in failures for word in (each.index, _value(each))])
 
     def attempt(self, stage: StageName, index: int) -> tuple[int, State]:
         """Count a start of an item in a stage; return how many there have been since it last ended, and what the job's operator wants."""
@@ -271,7 +280,7 @@ class Progress:
             pipe.hgetall(self._info)
             for stage in STAGES:
                 pipe.bitcount(self._done(stage))
-            pipe.hlen(self._failures)
+            pipe.bitcount(self._failed)
             pipe.bitcount(self._review)
             pipe.bitcount(self._ran)
             info, *rest = pipe.execute()
@@ -298,19 +307,12 @@ class Progress:
         counted = {reason.decode(): int(number) for reason, number in found.items() if int(number) > 0}
         return dict(sorted(counted.items(), key=lambda pair: -pair[1]))
 
-    def failures(self) -> Iterator[Failure]:
-        """Yield the failures by index, without holding them all."""
+    def failed(self) -> Iterator[int]:
+        """Yield the items that failed, without holding them all."""
         first = 0
-        while bits := self._failed_from(first):
-            found = _set_bits(bits, 8 * first, value=1)
-            while some := list(itertools.islice(found, 1000)):
-                yield from self.failures_of(some).values()
-            first += CHUNK
-
-    def _failed_from(self, first: int) -> bytes:
-        with broker_errors():
-            bits: Any = self._redis.getrange(self._failed, first, first + CHUNK - 1)
-        return bytes(bits)
+        while bits := self.failed_of(first, 8 * CHUNK):
+            yield from places(bits, first, value=1)
+            first += 8 * CHUNK
 
     def outcome_bits(self) -> tuple[bytes, bytes, bytes]:
         """Return the bitmaps of items finished, and of these in need of review and run in this job; most significant bit first."""
@@ -351,25 +353,8 @@ def known_jobs(client: redis.Redis) -> list[str]:
     return [name.decode() for name in found]
 
 
-def bit(bits: bytes, index: int) -> bool:
-    """Look up one bit of a bitmap; Redis numbers them from the most significant one of each byte."""
-    byte = index >> 3
-    return byte < len(bits) and bool(bits[byte] & (0x80 >> (index & 7)))
-
-
-def _packed(flags: Sequence[bool]) -> bytes:
-    length = (len(flags) + 7) >> 3
-    digits = "".join("1" if flag else "0" for flag in flags).ljust(8 * length, "0")
-    return int(digits, 2).to_bytes(length)
-
-
-def _set_bits(bits: bytes, first: int, *, value: int) -> Iterator[int]:
-    """Yield the places of the bits that are as `value`, counted from `first`."""
-    # Nearly all bytes of a long job hold nothing that is looked for: only the others are looked into.
-    empty = 0x00 if value else 0xFF
-    for place, byte in enumerate(bits):
-        if byte != empty:
-            yield from (first + 8 * place + number for number in range(8) if (byte >> (7 - number)) & 1 == value)
+def _value(failure: Failure) -> str:
+    return json.dumps({name: value for name, value in asdict(failure).items() if name != "index"})
 
 
 def _state(value: bytes | None) -> State:
@@ -390,7 +375,7 @@ class NoProgress(Progress):
         none = dict.fromkeys(STAGES, 0)
         return Counts(0, listed=False, stages=none, done=0, needs_review=0, failed=0, skipped=0, known=False)
 
-    def failures(self) -> Iterator[Failure]:
+    def failed(self) -> Iterator[int]:
         """Know of no failure."""
         return iter(())
 

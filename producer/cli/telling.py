@@ -34,14 +34,16 @@ def tell_failures(session: Session, summary: Summary) -> None:
         return
     reasons = session.progress.reasons()
     examples: dict[str, Failure] = {}
-    for failure in session.progress.failures():
+    for failure in session.failures:
         examples.setdefault(failure.reason, failure)
         if len(examples) == len(reasons):
             break
     for reason, number in reasons.items():
-        said, example = explain(reason), examples[reason]
+        said, example = explain(reason), examples.get(reason)
         what = " ".join(filter(None, (said.advice, said.remedy)))
         err.print(f"  {reason}, {number} item{'' if number == 1 else 's'}: {what}", soft_wrap=True)
+        if example is None:  # somebody has deleted how they failed
+            continue
         err.print(f"    {'for example ' if number > 1 else ''}{example.key}: {example.detail}", soft_wrap=True)
 
 

@@ -14,11 +14,11 @@ from PIL import Image
 
 from producer.embedded import Broker, Worker
 from producer.session import Session, create_job
+from shared.bitmap import bit
 from shared.connection import connect
 from shared.jobs import read_items
 from shared.keys import STAGES
 from shared.plan import Plan
-from shared.progress import bit
 from shared.queues import depths
 from shared.recipe import Recipe
 from shared.settings import Settings
@@ -224,7 +224,7 @@ class Lab(AbstractContextManager["Lab"]):
         counts = session.progress.counts()
         photos = sum(1 for _ in session.source.list())
         outcome = Outcome(submitted=photos, finished=counts.done, failed=counts.failed)
-        failed = {failure.index for failure in session.progress.failures()}
+        failed = {failure.index for failure in session.failures}
         done, _, _ = session.progress.outcome_bits()
         outcome.expect("no item is both finished and failed", not any(bit(done, index) for index in failed))
         outcome.expect(f"no message is left: {depths(self.client)}", not any(depths(self.client).values()))

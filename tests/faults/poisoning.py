@@ -33,9 +33,7 @@ def poison(folder: Path, *, items: int = 500, seconds: float = 240, deadline: fl
 
         lab.run(session, limit, seconds=seconds)
         outcome = lab.audit(session)
-        failures = {
-            failure.key.partition("-")[2] or failure.key: failure.reason for failure in session.progress.failures()
-        }
+        failures = {failure.key.partition("-")[2] or failure.key: failure.reason for failure in session.failures}
         outcome.also = {"failures": len(failures)}
         outcome.expect(f"exactly the poisoned photos failed: {failures}", set(failures) == set(POISONS))
         for name, reasons in REASONS.items():

@@ -9,13 +9,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from producer.failures import Failures
 from producer.follow import Summary, follow
 from producer.launch import env_for
 from producer.selection import Selection
 from producer.session import Session, create_job
 from shared.jobs import Job, read_items
 from shared.plan import Plan
-from shared.progress import Progress
+from shared.progress import Failure, Progress
 from shared.queues import depths
 from shared.recipe import Recipe
 from shared.storage import open_storage
@@ -89,6 +90,9 @@ class Catalogue:
 
     def progress(self, job: Job) -> Progress:
         return Progress(self.client, job.id)
+
+    def failures(self, job: Job) -> list[Failure]:
+        return list(Failures(open_storage(str(self.out), self.settings), self.progress(job)))
 
     def settle(self, seconds: float = 60) -> None:
         """Wait until no message waits or is held."""

@@ -38,7 +38,7 @@ def test_a_manifest_decides_what_is_taken_and_is_told_to_the_workers(catalogue: 
     job = catalogue.submit(manifest=Manifest(table))
     summary = catalogue.follow(job)
     assert (summary.items, summary.done, summary.failed) == (3, 2, 1)
-    (failure,) = catalogue.progress(job).failures()
+    (failure,) = catalogue.failures(job)
     assert (failure.key, failure.reason, failure.stage) == ("gone.jpg", "missing", "listing")
     records = {name: json.loads(data) for name, data in catalogue.outputs().items() if "/caption-" in name}
     assert {name.split("/")[0]: record.get("fields") for name, record in records.items()} == {
@@ -90,7 +90,7 @@ def test_bad_photos_are_recorded_and_the_others_finish(catalogue: Catalogue) -> 
     job = catalogue.submit()
     summary = catalogue.follow(job)
     assert (summary.items, summary.done, summary.failed) == (23, 20, 3)
-    failures = {f.key: f.reason for f in catalogue.progress(job).failures()}
+    failures = {f.key: f.reason for f in catalogue.failures(job)}
     assert failures == {"broken.jpg": "unreadable", "unlucky.jpg": "stage_error", "line\nbreak.jpg": "bad_key"}
 
 
@@ -101,7 +101,7 @@ def test_what_may_heal_is_tried_as_often_as_set_and_then_recorded(catalogue: Cat
     catalogue.add("fine.jpg", "photo")
     job = catalogue.submit()
     assert catalogue.follow(job).done == 1
-    failures = {f.key: f.reason for f in catalogue.progress(job).failures()}
+    failures = {f.key: f.reason for f in catalogue.failures(job)}
     assert failures == {"away.jpg": "storage", "large.jpg": "out_of_memory"}
 
 
@@ -135,7 +135,7 @@ def test_a_job_whose_record_is_out_of_reach_fails_its_items_with_the_reason(cata
     while not elsewhere.counts().finished:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert [f.reason for f in elsewhere.failures()] == ["unknown_job"]
+    assert [f.reason for f in elsewhere.failures_of([0]).values()] == ["unknown_job"]
 
 
 def test_redelivering_a_finished_item_changes_nothing(catalogue: Catalogue) -> None:
@@ -164,7 +164,7 @@ def test_a_changed_photo_is_not_taken_for_the_listed_one(catalogue: Catalogue, c
     message = Item(job.id, 0, "a.jpg", "an older etag").to_wire()
     catalogue.app.signature("segmentation", args=(message,)).apply_async()
     assert catalogue.follow(job).failed == 1
-    assert [f.reason for f in progress.failures()] == ["source_changed"]
+    assert [f.reason for f in catalogue.failures(job)] == ["source_changed"]
 
 
 def test_a_worker_killed_mid_job_loses_and_doubles_nothing(catalogue: Catalogue, workers: Workers) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from producer.failures import Failures
 from producer.rebuild import Found, _Tally, counted, rebuild
 from producer.results import Results
 from producer.session import create_job
@@ -128,7 +129,8 @@ def test_a_broker_that_came_back_empty_is_told_what_is_kept(ended: Ended, client
     rebuild(ended.job, ended.out, ended.progress, seen.append)
     assert ended.told(ended.progress.counts()) == ended.told(ended.before)
     assert ended.progress.outcome_bits() == outcomes
-    assert list(ended.progress.failures()) == [ended.failure]
+    assert list(Failures(ended.out, ended.progress)) == [ended.failure]
+    assert ended.progress.failures_of([FAILED]) == {}, "the storage keeps it"
     assert ended.out.heads == 0
     assert [counts.items for counts in seen] == [PAGE, 2 * PAGE, ITEMS]
     assert not any(counts.finished for counts in seen)

@@ -266,8 +266,7 @@ def test_events_of_the_bucket_are_photos(catalogue: Catalogue, bucket: tuple[S3S
         assert watching.look() == 4
         job = watching.job
         assert watching.look() == 0
-        progress = Session.reopen(job, None, settings).progress
-        assert [failure.reason for failure in progress.failures()] == ["bad_key"]
+        assert [failure.reason for failure in Session.reopen(job, None, settings).failures] == ["bad_key"]
         repairs.cancel(Session.reopen(job, None, settings))
     assert sorted(item.key for item in read_items(out, job)) == ["../a.jpg", "a.jpg", "b.jpg", "red shoe.jpg"]
     time.sleep(1.1)

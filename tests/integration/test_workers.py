@@ -73,7 +73,7 @@ def test_a_photo_that_kills_its_worker_is_recorded_in_the_end(tmp_path: Path) ->
                     if "own" not in own.processes or own.processes["own"].poll() is not None:
                         own.start("own", STAGES[0])
                     time.sleep(0.2)
-                assert [f.reason for f in catalogue.progress(job).failures()] == ["worker_lost"]
+                assert [f.reason for f in catalogue.failures(job)] == ["worker_lost"]
             finally:
                 own.stop()
                 app.close()
@@ -91,7 +91,7 @@ def test_a_failure_is_kept_as_one_line_however_much_a_library_says(tmp_path: Pat
                 own.start("own", STAGES[0])
                 job = catalogue.submit()
                 catalogue.follow(job)
-                (failure,) = catalogue.progress(job).failures()
+                (failure,) = catalogue.failures(job)
             finally:
                 own.stop()
                 app.close()
