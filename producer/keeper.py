@@ -59,15 +59,23 @@ class Keeper:
         # When the jobs had last changed that it has sealed.
         self._gather_until = 0.0
         # Until when a look gathers results of jobs that have ended: those that go on must not wait for all of them.
+        self._stepped = time.monotonic()
+        # When it last got on: to the next look, job or page.
         self.active: bool | None = None
         """Whether this one does the work; None before its first look."""
         self.looked = 0.0
         """When it last reached the broker, in seconds since the epoch."""
 
+    @property
+    def alive(self) -> bool:
+        """Whether it gets on: one that hangs, in a storage that never answers, had better be ended and started again."""
+        return time.monotonic() - self._stepped < LONGEST_WAIT + self._settings.look_every
+
     def run(self, stop: threading.Event) -> None:
         """Look until `stop` is set. What fails is logged and tried again at the next look."""
         try:
             while not stop.is_set():
+                self._stepped = time.monotonic()
                 try:
                     self.look(stop)
                 except BrokerError as error:
@@ -101,6 +109,7 @@ class Keeper:
 
     def _hold(self, stop: threading.Event) -> None:
         """Take or renew the lease, which a long look at one job must not cost. Raises `_StandbyError` when another has it."""
+        self._stepped = time.monotonic()
         if stop.is_set():
             raise _StoppedError
         active = self._lease.acquire()
@@ -139,7 +148,8 @@ class Keeper:
             return
         if not sealed:
             seconds = max(0.0, (counts.changed or time.time()) - record.created)
-            seal(destination, progress, Summary.of(job, counts, seconds), if_absent=True)
+            summary = Summary.of(job, counts, seconds)
+            seal(destination, progress, summary, if_absent=True, meanwhile=lambda: self._hold(stop))
             progress.expire()
             log.info("sealed", extra={"action": "sealed", "job": job})
             self._sealed[job] = counts.changed

@@ -187,9 +187,11 @@ class KeeperCollector(Collector):
 def serve(keeper: Keeper, settings: Settings) -> Probe:
     """Answer probes and scrapes at the port of the settings until closed. Raises `UsageError`.
 
-    It is ready from the first look on; a broker that is away is the broker's fault, not the keeper's.
+    It is ready from the first look on, and alive as long as it gets on; a broker that is away is the broker's fault, not the keeper's.
     """
     registry = CollectorRegistry()
     registry.register(BrokerCollector(settings))
     registry.register(KeeperCollector(keeper))
-    return Probe(settings.metrics_port, alive=lambda: True, ready=lambda: keeper.active is not None, registry=registry)
+    return Probe(
+        settings.metrics_port, alive=lambda: keeper.alive, ready=lambda: keeper.active is not None, registry=registry
+    )

@@ -14,7 +14,7 @@ from shared.keys import job_prefix
 from shared.progress import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from producer.follow import Summary
     from shared.progress import Progress
@@ -24,8 +24,18 @@ FILE = 100_000
 """Failures in one file, of some 20 MB: all that is held at once. There is a second where there are more."""
 
 
-def seal(destination: Storage, progress: Progress, summary: Summary, *, if_absent: bool = False) -> None:
-    """Write how a job ended; the summary last, since it says that the job has. Raises `StorageError`, `BrokerError`."""
+def seal(
+    destination: Storage,
+    progress: Progress,
+    summary: Summary,
+    *,
+    if_absent: bool = False,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> None:
+    """Write how a job ended; the summary last, since it says that the job has.
+
+    `meanwhile` is called after every file of failures; what it raises ends it. Raises `StorageError`, `BrokerError`, `JobDamagedError`.
+    """
     lines = (json.dumps(asdict(failure), ensure_ascii=False) for failure in Failures(destination, progress))
     for number in count(1):
         some = "\n".join(islice(lines, FILE))
@@ -33,6 +43,7 @@ def seal(destination: Storage, progress: Progress, summary: Summary, *, if_absen
             break
         data = some.encode(errors="backslashreplace") + b"\n"
         destination.put(_failures(summary.job, number), data, content_type="application/jsonl")
+        meanwhile()
     save_summary(destination, summary.job, summary.to_dict(), if_absent=if_absent)
 
 

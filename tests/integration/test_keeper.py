@@ -218,6 +218,29 @@ def test_a_keeper_that_was_held_up_leaves_the_rest_to_the_one_that_took_over(
     assert first.active
 
 
+def test_a_keeper_that_hangs_says_so(settings: Settings, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its supervisor starts it again. One that waits for its next look, or whose broker is away, is well."""
+    client.flushdb()
+    monkeypatch.setattr("producer.keeper.LONGEST_WAIT", 1.0)
+    stop, answers = threading.Event(), threading.Event()
+    monkeypatch.setattr(Keeper, "_jobs", lambda _: ["one"])
+    monkeypatch.setattr(Keeper, "_look_at", lambda *_: answers.wait(60))
+    keeper = Keeper(settings.model_copy(update={"look_every": 0.2}))
+    looking = threading.Thread(target=keeper.run, args=(stop,))
+    looking.start()
+    try:
+        assert keeper.alive
+        wait_until(lambda: not keeper.alive)
+        answers.set()
+        wait_until(lambda: keeper.alive)
+        time.sleep(2)
+        assert keeper.alive
+    finally:
+        answers.set()
+        stop.set()
+        looking.join()
+
+
 def test_jobs_that_have_ended_keep_no_keeper_from_those_that_go_on(
     catalogue: Catalogue, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
