@@ -1,4 +1,4 @@
-"""Keeps the results of a job while it runs, and why items failed: handing it over then reads one file per thousand photos, not one record per photo."""
+"""Keeps the results of a job while it runs: handing it over then reads one file per thousand photos, and not one record per photo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from producer.failures import Failures
 from producer.results import Results
-from shared.errors import StorageError
+from shared.errors import JobDamagedError, StorageError
 from shared.jobs import PAGE
 
 if TYPE_CHECKING:
@@ -36,21 +36,21 @@ class Gatherer:
     def look(self, counts: Counts, seconds: float = math.inf, meanwhile: Callable[[], object] = lambda: None) -> bool:
         """Gather what has ended since the last look, for about `seconds`; return whether nothing of the job is left to gather.
 
-        `meanwhile` is called after every page; what it raises ends it. A storage that does not answer is asked again at the next look.
+        Failures that fill the broker are moved before. `meanwhile` is called after every page; what it raises ends it. A storage that does not answer is asked again at the next look.
         Raises `BrokerError`.
         """
         until = time.monotonic() + seconds
         try:
+            self._failures.relieve(meanwhile)
             if self._next is None:
                 self._next = self._results.kept()
             while self._has_ended(self._next, counts):
                 self._results.keep(self._next)
-                self._failures.keep(self._next)
                 self._next += PAGE
                 meanwhile()
                 if time.monotonic() > until:
                     break
-        except StorageError as error:
+        except (StorageError, JobDamagedError) as error:
             log.warning("results are gathered later: %s", error, extra={"action": "wait", "job": self._job})
             return False
         return counts.finished and self._next >= counts.items

@@ -125,7 +125,8 @@ def rebuild(job: Job, destination: Storage, progress: Progress, tick: Callable[[
 
     `tick` is told what was found so far, for every page of items. Raises what it raises, `BrokerError` and `StorageError`.
     """
-    tally, failures = _Tally(read_failures(destination, job.id)), Failures(destination, progress)
+    tally, recorded = _Tally(read_failures(destination, job.id)), in_order(read_failures(destination, job.id))
+    failures = Failures(destination, progress)
     for page in survey(job, destination):
         tally.add(page)
         tick(tally.counts(listed=False))
@@ -135,11 +136,9 @@ def rebuild(job: Job, destination: Storage, progress: Progress, tick: Callable[[
             ran=[found.ran for found in page],
             review=[found.review for found in page],
         )
-        for failure in (found.failure for found in page if found.failure):
+        for failure in [*(found.failure for found in page if found.failure), *recorded(page[-1].index).values()]:
             progress.fail(failure)
-        failures.keep(page[0].index)
-    for failure in read_failures(destination, job.id):
-        progress.fail(failure)
+        failures.relieve()
     progress.listed(tally.items, complete=load_listed(destination, job.id))
     # Only now is the job known again: who is stopped before leaves the rest to the next.
     progress.begin(job.destination)

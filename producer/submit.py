@@ -125,11 +125,11 @@ class Submitter:
         self, items: Sequence[Item], since: StageName, clear: Callable[[Sequence[Item]], None] = lambda _: None
     ) -> None:
         """Run items of one page again that have ended, from the stage `since` on; `clear` makes room for some, once they count as unfinished."""
+        failed = self._patiently(partial(self._failures.of, [item.index for item in items]))
         for start in range(0, len(items), BATCH):
             batch = items[start : start + BATCH]
             indices = [item.index for item in batch]
             self._ended -= sum(self._patiently(partial(self._progress.ended, indices)))
-            failed = self._patiently(partial(self._failures.of, indices))
             reasons = {index: failed[index].reason if index in failed else "" for index in indices}
             self._patiently(partial(self._progress.forget, reasons, since))
             clear(batch)

@@ -5,8 +5,8 @@ jobs/<id>/recipe.json              the whole recipe, never changed
 jobs/<id>/photos/<first index>.jsonl  what was taken of a manifest, before it is looked up
 jobs/<id>/items/<first index>.jsonl  the items in the order they were listed, one file per page
 jobs/<id>/listed.json              how many items there are, once all are listed
-jobs/<id>/failed/<first index>.jsonl  why items of that page failed, once all of it has ended
-jobs/<id>/results/<first index>.jsonl what became of them
+jobs/<id>/results/<first index>.jsonl  what became of the items of a page
+jobs/<id>/failed/<first index>/       why items of a page failed, of a job that fails so often that the broker does not hold all of it
 jobs/<id>/failures.jsonl           the items that failed, and why; failures-2.jsonl and so on from 100,000 on
 jobs/<id>/summary.json             the outcome
 """

@@ -1,4 +1,4 @@
-"""A job's progress in Redis: a bitmap per stage and one of the failed; why they did, as long as their neighbours go on. Setting a bit twice counts once.
+"""A job's progress in Redis: a bitmap per stage and one of the failed; why they did, or the last of them did. Setting a bit twice counts once.
 
 100 M items are 12.5 MB a stage. Everything here can be worked out again from storage.
 """
@@ -178,24 +178,42 @@ class Progress:
         """Return the bitmap, like that of the finished ones, of items that ran in this job."""
         return self._bits_of(self._ran, first, count)
 
-    def failed_of(self, first: int, count: int) -> bytes:
-        """Return the bitmap, like that of the finished ones, of items that failed."""
-        return self._bits_of(self._failed, first, count)
-
     def _bits_of(self, bitmap: str, first: int, count: int) -> bytes:
         with broker_errors():
             bits: Any = self._redis.getrange(bitmap, first >> 3, (first + count - 1) >> 3)
         return bytes(bits)
 
-    def failures_of(self, indices: Sequence[int]) -> dict[int, Failure]:
-        """Return those failures among these items, by index, that are held here."""
-        with broker_errors():
-            found: Any = self._redis.hmget(self._failures, [str(index) for index in indices])
+    def failures_of(self, indices: Sequence[int]) -> dict[int, Failure | None]:
+        """Return the failures among these items, by index; None for one that is not held here any more."""
+        if not indices:
+            return {}
+        low, high = min(indices) >> 3, max(indices) >> 3
+        with broker_errors(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.getrange(self._failed, low, high)
+            pipe.hmget(self._failures, [str(index) for index in indices])
+            bits, values = pipe.execute()
         return {
-            index: Failure(index=index, **json.loads(value))
-            for index, value in zip(indices, found, strict=True)
-            if value is not None
+            index: _failure(index, value) if value is not None else None
+            for index, value in zip(indices, values, strict=True)
+            if bit(bits, index - 8 * low)
         }
+
+    def holds(self) -> int:
+        """Count the failures that are held here."""
+        with broker_errors():
+            return int(self._redis.hlen(self._failures))
+
+    def held(self) -> Iterator[Failure]:
+        """Yield them in no order; what changes meanwhile may be missed, or come twice."""
+        with broker_errors():
+            for index, value in self._redis.hscan_iter(self._failures, count=1000):
+                yield _failure(int(index), value)
+
+    def moment(self) -> int:
+        """Return the broker's time in microseconds."""
+        with broker_errors():
+            seconds, microseconds = self._redis.time()
+        return int(seconds) * 1_000_000 + int(microseconds)
 
     def unfinished(self, sent: int) -> Iterator[int]:
         """Yield the items below the index `sent` that are neither done nor failed."""
@@ -254,7 +272,7 @@ class Progress:
             )
 
     def release(self, failures: Sequence[Failure]) -> None:
-        """Hold these failures no more, but for the bits that tell of them: they are kept elsewhere, and stand until they are forgotten."""
+        """Hold these failures no more, but for the bits that tell of them: they are kept elsewhere, and stand as they are until they are forgotten."""
         with broker_errors():
             self._release([self._failures], [word for each in failures for word in (each.index, _value(each))])
 
@@ -310,7 +328,7 @@ class Progress:
     def failed(self) -> Iterator[int]:
         """Yield the items that failed, without holding them all."""
         first = 0
-        while bits := self.failed_of(first, 8 * CHUNK):
+        while bits := self._bits_of(self._failed, first, 8 * CHUNK):
             yield from places(bits, first, value=1)
             first += 8 * CHUNK
 
@@ -351,6 +369,10 @@ def known_jobs(client: redis.Redis) -> list[str]:
             client.zrem(JOBS, *gone)
         found: Any = client.zrevrange(JOBS, 0, -1)
     return [name.decode() for name in found]
+
+
+def _failure(index: int, value: bytes) -> Failure:
+    return Failure(index=index, **json.loads(value))
 
 
 def _value(failure: Failure) -> str:

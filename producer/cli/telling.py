@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from producer.cli.common import err, print_json
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from producer.follow import Summary
     from producer.session import Session
     from shared.progress import Failure
+
+LOOKED_AT = 10_000
+"""Failures among which an example of each reason is looked for."""
 
 
 def tell_start(session: Session) -> None:
@@ -34,7 +38,7 @@ def tell_failures(session: Session, summary: Summary) -> None:
         return
     reasons = session.progress.reasons()
     examples: dict[str, Failure] = {}
-    for failure in session.failures:
+    for failure in islice(session.failures, LOOKED_AT):
         examples.setdefault(failure.reason, failure)
         if len(examples) == len(reasons):
             break
@@ -42,7 +46,7 @@ def tell_failures(session: Session, summary: Summary) -> None:
         said, example = explain(reason), examples.get(reason)
         what = " ".join(filter(None, (said.advice, said.remedy)))
         err.print(f"  {reason}, {number} item{'' if number == 1 else 's'}: {what}", soft_wrap=True)
-        if example is None:  # somebody has deleted how they failed
+        if example is None:
             continue
         err.print(f"    {'for example ' if number > 1 else ''}{example.key}: {example.detail}", soft_wrap=True)
 

@@ -1,4 +1,4 @@
-"""Why items failed is held by the broker until their page has ended, and by the storage from then on."""
+"""Why items failed is held by the broker and, where that is much, by the storage."""
 
 from __future__ import annotations
 
@@ -67,11 +67,8 @@ class Failing:
         given = reason or ("no_product" if index in {3, 5, 8} else "unreadable")
         return Failure(index, f"{index:05}.jpg", STAGES[0], given, "cut “short”")
 
-    def gather(self) -> None:
-        assert Gatherer(self.session.job, self.out, self.progress).look(self.progress.counts())
-
-    def held(self) -> int:
-        return len(self.progress.failures_of(range(ITEMS)))
+    def look(self) -> None:
+        Gatherer(self.session.job, self.out, self.progress).look(self.progress.counts())
 
     def take_back(self, indices: Sequence[int]) -> None:
         """Let items count as unfinished, as running them again does, without workers that would."""
@@ -80,17 +77,26 @@ class Failing:
 
 
 @pytest.fixture
-def failing(client: Redis, settings: Settings) -> Failing:
+def failing(client: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Failing:
     del client  # of an empty broker
+    monkeypatch.setattr("producer.failures.HELD", 100)
     return Failing(settings)
 
 
-def test_the_broker_holds_no_failure_of_a_page_that_has_ended(failing: Failing) -> None:
-    """A job that fails as a whole must not fill it. Who asks is told the same as before."""
-    assert failing.held() == ITEMS
+def test_few_failures_stay_in_the_broker(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is gained by it nothing is moved."""
+    monkeypatch.setattr("producer.failures.HELD", ITEMS)
+    failing.look()
+    assert failing.progress.holds() == ITEMS
+
+
+def test_a_job_that_fails_as_a_whole_does_not_fill_the_broker(failing: Failing) -> None:
+    """Long before it has ended. Who asks is told the same as before."""
+    failing.progress.listed(ITEMS, complete=False)
+    assert failing.progress.holds() == ITEMS
     before = failing.progress.counts(), failing.progress.reasons()
-    failing.gather()
-    assert failing.held() == 0
+    failing.look()
+    assert failing.progress.holds() == 0
     assert list(failing.session.failures) == failing.told
     assert (failing.progress.counts(), failing.progress.reasons()) == before
     assert [row.reasons for row in Results(failing.session.job, failing.out, failing.progress)] == [
@@ -101,29 +107,32 @@ def test_the_broker_holds_no_failure_of_a_page_that_has_ended(failing: Failing) 
 
 
 def test_what_the_storage_keeps_is_run_again_like_any_other(failing: Failing) -> None:
-    """Counted out and in again; its neighbours are told as before, and the second failure in place of the first."""
-    failing.gather()
-    failing.take_back([3, 4])
+    """Counted out and in again; its neighbours are told as before, and later failures in place of earlier ones."""
+    failing.look()
+    taken = [3, 4, *range(10, 160)]
+    failing.take_back(taken)
     assert failing.progress.ended([3, 4, 5]) == [False, False, True]
-    assert failing.progress.reasons() == {"unreadable": ITEMS - 4, "no_product": 2}
-    assert [failure.index for failure in failing.session.failures] == [0, 1, 2, *range(5, ITEMS)]
-    again = failing.failure(3, "too_large")
-    failing.progress.fail(again)
+    assert failing.progress.reasons() == {"unreadable": ITEMS - 154, "no_product": 2}
+    assert [failure.index for failure in failing.session.failures] == [0, 1, 2, *range(5, 10), *range(160, ITEMS)]
+    again = {index: failing.failure(index, "too_large") for index in taken if index != 4}
+    for failure in again.values():
+        failing.progress.fail(failure)
     for stage in STAGES:
         failing.progress.finish(stage, 4, ran=True, review=False)
     counts = failing.progress.counts()
     assert (counts.done, counts.failed) == (1, ITEMS - 1)
-    expected = [again if failure.index == 3 else failure for failure in failing.told if failure.index != 4]
+    expected = [again.get(failure.index, failure) for failure in failing.told if failure.index != 4]
     assert list(failing.session.failures) == expected
-    failing.session.failures.keep(0)
-    assert failing.held() == 0
+    assert failing.progress.holds() == 151
+    failing.look()
+    assert failing.progress.holds() == 0
     assert list(failing.session.failures) == expected
-    assert failing.progress.reasons() == {"unreadable": ITEMS - 4, "no_product": 2, "too_large": 1}
+    assert failing.progress.reasons() == {"unreadable": ITEMS - 154, "no_product": 2, "too_large": 151}
 
 
 def test_a_retry_queues_what_the_storage_keeps(failing: Failing, client: Redis) -> None:
     """By reason and stage, as it was recorded."""
-    failing.gather()
+    failing.look()
     for index in (3, 5, 8):
         failing.source.put(f"{index:05}.jpg", b"a photo")
     assert repairs.retry(failing.session, reason="no_product") == 3
@@ -135,7 +144,7 @@ def test_a_retry_queues_what_the_storage_keeps(failing: Failing, client: Redis) 
 
 def test_a_failure_that_is_kept_stands_until_it_is_run_again(failing: Failing) -> None:
     """Another copy of its message may end later, and otherwise: the item would count twice, or its reason for ever."""
-    failing.gather()
+    failing.look()
     before = failing.progress.counts(), failing.progress.reasons()
     failing.progress.fail(failing.failure(7, "too_large"))
     failing.progress.finish(STAGES[-1], 7, ran=True, review=True)
@@ -148,39 +157,40 @@ def test_a_failure_that_changes_meanwhile_is_not_let_go(failing: Failing) -> Non
     again = failing.failure(9, "too_large")
     failing.progress.fail(again)
     failing.progress.release([failing.failure(9), failing.failure(10)])
-    assert failing.progress.failures_of([9, 10]) == {9: again}
+    assert failing.progress.failures_of([9, 10]) == {9: again, 10: None}
 
 
 def test_failures_that_somebody_deleted_are_told_as_such(failing: Failing) -> None:
     """How many there are is known all the same, and they can be run again."""
-    failing.gather()
-    key = f"{job_prefix(failing.session.job.id)}failed/{PAGE:010d}.jsonl"
-    failing.out.delete(key)
+    failing.look()
+    prefix = f"{job_prefix(failing.session.job.id)}failed/{PAGE:010d}/"
+    for stat in list(failing.out.list(prefix)):
+        failing.out.delete(stat.key)
     first, *_ = failing.session.failures.of([PAGE + 1]).values()
     assert (first.key, first.reason) == (f"{PAGE + 1:05}.jpg", "missing")
     assert "deleted" in first.detail
     assert sum(1 for _ in failing.session.failures) == ITEMS
     failing.take_back([PAGE + 1])
     assert failing.progress.counts().failed == ITEMS - 1
-    failing.out.put(key, b'{"index": 1')
-    with pytest.raises(JobDamagedError, match=f"{PAGE:010d}.jsonl is damaged: restore it or delete it"):
+    failing.out.put(f"{prefix}1.jsonl", b'{"index": 1')
+    with pytest.raises(JobDamagedError, match=f"{PAGE:010d}/1.jsonl is damaged: restore it or delete it"):
         list(failing.session.failures)
 
 
 def test_where_the_storage_takes_nothing_the_broker_goes_on_holding_them(failing: Failing) -> None:
     """Nothing is lost, and nothing waits."""
     failing.out.refuses = True
-    failing.gather()
-    assert failing.held() == ITEMS
+    failing.look()
+    assert failing.progress.holds() == ITEMS
     assert list(failing.session.failures) == failing.told
 
 
 def test_a_broker_that_came_back_empty_does_not_hold_what_is_kept(failing: Failing, client: Redis) -> None:
     """Its bits and the counts by reason are worked out again."""
-    failing.gather()
+    failing.look()
     before = failing.progress.reasons()
     client.flushdb()
     rebuild(failing.session.job, failing.out, failing.progress)
-    assert failing.held() == 0
+    assert failing.progress.holds() == 0
     assert failing.progress.reasons() == before
     assert list(failing.session.failures) == failing.told
