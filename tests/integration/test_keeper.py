@@ -221,7 +221,7 @@ def test_a_keeper_that_was_held_up_leaves_the_rest_to_the_one_that_took_over(
 def test_a_keeper_that_hangs_says_so(settings: Settings, client: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its supervisor starts it again. One that waits for its next look, or whose broker is away, is well."""
     client.flushdb()
-    monkeypatch.setattr("producer.keeper.LONGEST_WAIT", 1.0)
+    monkeypatch.setattr("producer.keeper.LONGEST_WAIT", 4.0)
     stop, answers = threading.Event(), threading.Event()
     monkeypatch.setattr(Keeper, "_jobs", lambda _: ["one"])
     monkeypatch.setattr(Keeper, "_look_at", lambda *_: answers.wait(60))
@@ -233,7 +233,7 @@ def test_a_keeper_that_hangs_says_so(settings: Settings, client: Redis, monkeypa
         wait_until(lambda: not keeper.alive)
         answers.set()
         wait_until(lambda: keeper.alive)
-        time.sleep(2)
+        time.sleep(5)
         assert keeper.alive
     finally:
         answers.set()
