@@ -22,7 +22,7 @@ from shared.recipe import Recipe
 from shared.storage.memory import MemoryStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from redis import Redis
 
@@ -77,10 +77,12 @@ class Failing:
 
 
 @pytest.fixture
-def failing(client: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Failing:
+def failing(client: Redis, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Failing]:
     del client  # of an empty broker
     monkeypatch.setattr("producer.failures.HELD", 100)
-    return Failing(settings)
+    job = Failing(settings)
+    yield job
+    job.session.client.close()
 
 
 def test_few_failures_stay_in_the_broker(failing: Failing, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -325,6 +325,7 @@ class Delivery:
         self.qos._delivered[f"late {id(self)}"] = None
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # what tests before it left to be collected
 def test_messages_may_come_while_it_is_asked_what_is_held(app: Celery) -> None:
     """The watchdog asks, and would not outlive an exception."""
     with app.connection_for_read() as connection:
